@@ -1,0 +1,33 @@
+"""Where arrays lie: the device mesh, one table of logical-axis rules, and multi-host start-up.
+
+Nothing here knows a model, a loss or a batch: trees of axis names and shapes come in, shardings go out. The same
+functions serve one device and a pod; on one device every sharding is simply "here".
+"""
+
+from jaxalign.sharding._distributed import initialize_distributed
+from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
+from jaxalign.sharding._rules import (
+    BATCH_AXES,
+    RULES,
+    batch_sharding,
+    data_shards,
+    partition_spec,
+    replicated,
+    shard_tree,
+    tree_shardings,
+)
+
+__all__ = [
+    "BATCH_AXES",
+    "MESH_AXES",
+    "RULES",
+    "batch_sharding",
+    "data_shards",
+    "initialize_distributed",
+    "make_mesh",
+    "parse_mesh",
+    "partition_spec",
+    "replicated",
+    "shard_tree",
+    "tree_shardings",
+]

@@ -1,0 +1,130 @@
+"""One table from logical axes to mesh axes, and the shardings that follow from it."""
+
+import functools
+import logging
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import jax
+from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
+
+logger = logging.getLogger(__name__)
+
+BATCH_AXES = ("data", "fsdp")
+"""The mesh axes that rows of a batch are split over."""
+
+RULES: Mapping[str, str | tuple[str, ...] | None] = {
+    # Activations and batches.
+    "batch": BATCH_AXES,
+    "length": None,
+    # Parameters. A matrix is split twice: its embed side over fsdp, its other side over tensor.
+    "embed": "fsdp",
+    "heads": "tensor",
+    "kv_heads": "tensor",
+    "mlp": "tensor",
+    "vocab": "tensor",
+    "head_dim": None,
+    "layers": None,  # scanned: every device runs every layer
+    "positions": None,
+    "norm": None,  # a vector of one norm or bias: too small to be worth a collective
+    "rank": None,  # the inner side of a low-rank adapter
+}
+"""Logical axis name -> mesh axis, several mesh axes, or None (replicated)."""
+
+AnyMesh = Mesh | AbstractMesh
+
+
+def partition_spec(
+    logical_axes: Sequence[str | None],
+    shape: Sequence[int],
+    mesh: AnyMesh,
+    rules: Mapping[str, str | tuple[str, ...] | None] = RULES,
+) -> PartitionSpec:
+    """Return how an array with these logical axes and this shape lies on the mesh.
+
+    Axes are read from left to right. An axis replicates where (each is logged once a process)
+
+    - the mesh axes it asks for are already taken by an axis to its left: one mesh axis can split an array only once,
+      so in ``("embed", "embed")`` the first is split and the second is whole;
+    - its size is not a multiple of its number of shards.
+
+    Args:
+        logical_axes: one name (a key of ``rules``) or None for each dimension.
+        shape: the array's shape.
+        mesh: a mesh, or an abstract mesh of any size.
+        rules: the table; ``RULES`` unless told.
+
+    Raises:
+        ValueError: if the lengths differ or a name is not in the table (a typo would silently replicate).
+    """
+    if len(logical_axes) != len(shape):
+        raise ValueError(f"logical axes {tuple(logical_axes)} do not fit the shape {tuple(shape)}")
+    taken: set[str] = set()
+    spec: list[str | tuple[str, ...] | None] = []
+    for name, size in zip(logical_axes, shape, strict=True):
+        if name is not None and name not in rules:
+            raise ValueError(f"unknown logical axis {name!r}: the rules name {sorted(rules)}")
+        target = None if name is None else rules[name]
+        axes = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+        shards = math.prod(mesh.shape[axis] for axis in axes)
+        if shards > 1 and taken.intersection(axes):
+            _log_once(f"axis {name!r} of {tuple(logical_axes)} is replicated: {axes} already splits an earlier axis")
+            axes = ()
+        elif size % shards:
+            _log_once(f"axis {name!r} of size {size} is replicated: it does not divide into {shards} shards of {axes}")
+            axes = ()
+        elif taken.intersection(axes):  # axes of size 1, twice: the specification may still name each only once
+            axes = ()
+        taken.update(axes)
+        spec.append(None if not axes else axes[0] if len(axes) == 1 else axes)
+    while spec and spec[-1] is None:  # P("fsdp") and P("fsdp", None) mean the same but do not compare equal
+        spec.pop()
+    return PartitionSpec(*spec)
+
+
+def tree_shardings(
+    axes: Any, shapes: Any, mesh: AnyMesh, rules: Mapping[str, str | tuple[str, ...] | None] = RULES
+) -> Any:
+    """Return a tree of ``NamedSharding`` like ``shapes``.
+
+    Args:
+        axes: a tree like ``shapes`` whose leaves are tuples of logical axis names.
+        shapes: a tree of arrays or ``jax.ShapeDtypeStruct``.
+        mesh: the mesh (concrete, or abstract for planning).
+        rules: the table of ``partition_spec``.
+    """
+
+    def sharding(leaf: Any, names: Sequence[str | None]) -> NamedSharding:
+        return NamedSharding(mesh, partition_spec(names, leaf.shape, mesh, rules))
+
+    return jax.tree.map(sharding, shapes, axes)
+
+
+def batch_sharding(mesh: AnyMesh) -> NamedSharding:
+    """Return the sharding of every leaf of a batch: rows (the first axis) over ``("data", "fsdp")``."""
+    return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
+
+
+def data_shards(mesh: AnyMesh) -> int:
+    """Return into how many parts the rows of a batch are split."""
+    return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def replicated(mesh: AnyMesh) -> NamedSharding:
+    """Return the sharding of a value that every device holds whole."""
+    return NamedSharding(mesh, PartitionSpec())
+
+
+def shard_tree(tree: Any, shardings: Any) -> Any:
+    """Lay a tree of arrays (host or device) out as ``shardings`` (a tree like it, or one sharding for all) says.
+
+    On several processes every process passes the same host values. An array that already lies so is returned as it
+    is, not copied: use ``jaxalign.training.copy_tree`` for a tree that must outlive a donated one.
+    """
+    return jax.device_put(tree, shardings)
+
+
+@functools.cache
+def _log_once(message: str) -> None:
+    logger.info(message)

@@ -1,0 +1,34 @@
+"""Training: the state, one jitted step, optimizers, the loop, checkpoints and metric writers.
+
+A method enters as a loss function and frozen trees enter as arguments; nothing here knows which method, model or
+data it trains. Losses live in ``jaxalign.losses``, the functions that feed them in ``jaxalign.recipes``.
+"""
+
+from jaxalign.training._batches import prefetch, put_batch
+from jaxalign.training._errors import TrainingError
+from jaxalign.training._evaluate import evaluate, make_eval_step
+from jaxalign.training._optimizers import OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from jaxalign.training._state import TrainState, copy_tree, create_state, state_shardings
+from jaxalign.training._step import LossFunction, Metrics, Terms, TrainStep, make_train_step, weighted_total
+
+__all__ = [
+    "LossFunction",
+    "Metrics",
+    "OptimizerConfig",
+    "Terms",
+    "TrainState",
+    "TrainStep",
+    "TrainingError",
+    "copy_tree",
+    "create_state",
+    "decay_mask",
+    "evaluate",
+    "make_eval_step",
+    "make_optimizer",
+    "make_schedule",
+    "make_train_step",
+    "prefetch",
+    "put_batch",
+    "state_shardings",
+    "weighted_total",
+]
