@@ -1,0 +1,72 @@
+"""Losses: arrays in, arrays out, unreduced, at least float32.
+
+Here live the token, pair, unpaired and reward losses, the log-probabilities they take, and the masked reductions that
+sum them. Imports jax and nothing of ours: no parameters, no random numbers, no files, no flags.
+"""
+
+from jaxalign.losses._divergence import (
+    alpha_divergence_ratio,
+    divergence_ratio,
+    forward_kl_ratio,
+    jensen_shannon_ratio,
+    reverse_kl_ratio,
+)
+from jaxalign.losses._fused import fused_token_log_probs
+from jaxalign.losses._preference import dpo, hinge, implicit_reward, ipo, robust_dpo, unweighted_dpo
+from jaxalign.losses._reductions import masked_mean, masked_sum, masked_var, whiten
+from jaxalign.losses._reference_free import orpo, simpo, wpo_weights
+from jaxalign.losses._reward import bradley_terry, plackett_luce, reward_centering
+from jaxalign.losses._sorted import aot, aot_unpaired
+from jaxalign.losses._tokens import (
+    cross_entropy,
+    kl_estimate,
+    length_desensitised_weights,
+    sequence_log_prob,
+    token_log_probs,
+    unlikelihood,
+)
+from jaxalign.losses._unpaired import bco, bco_shift, kto, kto_reference_kl
+from jaxalign.losses._variants import apo_down, apo_zero, discopop, exo, nca, sppo_hard
+
+__all__ = [
+    "alpha_divergence_ratio",
+    "aot",
+    "aot_unpaired",
+    "apo_down",
+    "apo_zero",
+    "bco",
+    "bco_shift",
+    "bradley_terry",
+    "cross_entropy",
+    "discopop",
+    "divergence_ratio",
+    "dpo",
+    "exo",
+    "forward_kl_ratio",
+    "fused_token_log_probs",
+    "hinge",
+    "implicit_reward",
+    "ipo",
+    "jensen_shannon_ratio",
+    "kl_estimate",
+    "kto",
+    "kto_reference_kl",
+    "length_desensitised_weights",
+    "masked_mean",
+    "masked_sum",
+    "masked_var",
+    "nca",
+    "orpo",
+    "plackett_luce",
+    "reverse_kl_ratio",
+    "reward_centering",
+    "robust_dpo",
+    "sequence_log_prob",
+    "simpo",
+    "sppo_hard",
+    "token_log_probs",
+    "unlikelihood",
+    "unweighted_dpo",
+    "whiten",
+    "wpo_weights",
+]
