@@ -5,30 +5,46 @@ data it trains. Losses live in ``jaxalign.losses``, the functions that feed them
 """
 
 from jaxalign.training._batches import prefetch, put_batch
+from jaxalign.training._checkpoints import MAY_CHANGE, Checkpoints, Restored, check_config
 from jaxalign.training._errors import TrainingError
 from jaxalign.training._evaluate import evaluate, make_eval_step
+from jaxalign.training._fingerprint import fingerprint
+from jaxalign.training._loop import LoopResult, run_loop
+from jaxalign.training._metrics import MetricWriter, means
 from jaxalign.training._optimizers import OptimizerConfig, decay_mask, make_optimizer, make_schedule
-from jaxalign.training._state import TrainState, copy_tree, create_state, state_shardings
+from jaxalign.training._progress import Progress
+from jaxalign.training._state import TrainState, copy_tree, create_state, state_shapes, state_shardings
 from jaxalign.training._step import LossFunction, Metrics, Terms, TrainStep, make_train_step, weighted_total
 
 __all__ = [
+    "MAY_CHANGE",
+    "Checkpoints",
+    "LoopResult",
     "LossFunction",
+    "MetricWriter",
     "Metrics",
     "OptimizerConfig",
+    "Progress",
+    "Restored",
     "Terms",
     "TrainState",
     "TrainStep",
     "TrainingError",
+    "check_config",
     "copy_tree",
     "create_state",
     "decay_mask",
     "evaluate",
+    "fingerprint",
     "make_eval_step",
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "means",
     "prefetch",
     "put_batch",
+    "run_loop",
+    "state_shapes",
     "state_shardings",
     "weighted_total",
 ]

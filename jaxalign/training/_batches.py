@@ -6,7 +6,23 @@ from typing import Any
 import jax
 from jax.sharding import Mesh
 
-from jaxalign.sharding import batch_sharding
+from jaxalign.errors import InputError
+from jaxalign.sharding import batch_sharding, data_shards
+
+
+def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
+    """Refuse a global batch whose rows do not divide into accumulation x data shards.
+
+    Raises:
+        InputError: naming the flags.
+    """
+    rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
+    if len(rows) != 1:
+        raise ValueError(f"the leaves of a batch must have one number of rows, not {sorted(rows)}")
+    count, shards = rows.pop(), data_shards(mesh)
+    if count % (accumulation * shards):
+        parts = f"{accumulation} micro-batches (--accumulation) on " if accumulation > 1 else ""
+        raise InputError(f"--batch-size: {count} rows do not divide into {parts}{shards} data shards (--mesh)")
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
@@ -16,9 +32,13 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
         batch: a pytree of host arrays ``[B, ...]``; on several processes each passes its own rows, and the global
             batch is their concatenation.
         mesh: the mesh.
+
+    Raises:
+        InputError: if the rows do not divide into the mesh's data shards.
     """
     sharding = batch_sharding(mesh)
     if jax.process_count() == 1:
+        check_rows(batch, mesh)
         return jax.device_put(batch, sharding)
     return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
 

@@ -47,6 +47,23 @@ def copy_tree(tree: Any, shardings: Any = None) -> Any:
     return jax.tree.map(jnp.copy, tree)
 
 
+def state_shapes(
+    params: Any, optimizer: optax.GradientTransformation, *, extra: dict[str, Any] | None = None
+) -> TrainState:
+    """Return a ``TrainState`` of ``jax.ShapeDtypeStruct``, to restore into or to plan with; no array is made.
+
+    Args:
+        params: the trainable parameters, or their shapes.
+        optimizer: the optax transformation.
+        extra: the state's ``extra``, or its shapes.
+    """
+
+    def build(params: Any, extra: dict[str, Any]) -> TrainState:
+        return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(0), extra)
+
+    return jax.eval_shape(build, params, extra or {})
+
+
 def state_shardings(
     params: Any,
     optimizer: optax.GradientTransformation,

@@ -9,7 +9,8 @@ import optax
 from jax.sharding import Mesh
 
 from jaxalign.errors import InputError
-from jaxalign.sharding import batch_sharding, data_shards, replicated
+from jaxalign.sharding import batch_sharding, replicated
+from jaxalign.training._batches import check_rows
 from jaxalign.training._dce import only_outputs
 from jaxalign.training._state import TrainState
 
@@ -42,32 +43,21 @@ class TrainStep:
     ``lower`` is ``jax.jit``'s, for planning and for reading the compiled program.
     """
 
-    def __init__(self, function: jax.stages.Wrapped, mesh: Mesh, rows_multiple: int) -> None:
+    def __init__(self, function: jax.stages.Wrapped, mesh: Mesh, accumulation: int) -> None:
         self._function = function
         self.mesh = mesh
-        self.rows_multiple = rows_multiple
+        self.accumulation = accumulation
 
     def __call__(self, state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, Metrics]:
-        self._check_rows(batch)
+        check_rows(batch, self.mesh, self.accumulation)
         with jax.set_mesh(self.mesh):
             return self._function(state, frozen, batch)
 
     def lower(self, state: Any, frozen: Any, batch: Any) -> Any:
         """Lower the step for these arrays or shapes, as ``jax.jit(...).lower`` does."""
-        self._check_rows(batch)
+        check_rows(batch, self.mesh, self.accumulation)
         with jax.set_mesh(self.mesh):
             return self._function.lower(state, frozen, batch)
-
-    def _check_rows(self, batch: Any) -> None:
-        rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
-        if len(rows) != 1:
-            raise ValueError(f"the leaves of a batch must have one number of rows, not {sorted(rows)}")
-        if (count := rows.pop()) % self.rows_multiple:
-            shards = data_shards(self.mesh)
-            raise InputError(
-                f"--batch-size: {count} rows do not divide into {self.rows_multiple // shards} micro-batches "
-                f"(--accumulation) on {shards} data shards (--mesh)"
-            )
 
 
 def make_train_step(
@@ -131,7 +121,9 @@ def make_train_step(
 
         weights = only_outputs(weights_of, state.params, frozen, batch, key, state.extra)
         # [B, ...] -> [B / accumulation, accumulation, ...]: a micro-batch is a column, so every device keeps its rows.
-        split = jax.tree.map(lambda leaf: leaf.reshape(-1, accumulation, *leaf.shape[1:]), batch)
+        split = jax.tree.map(
+            lambda leaf: leaf.reshape(leaf.shape[0] // accumulation, accumulation, *leaf.shape[1:]), batch
+        )
 
         def micro_batch(sums: Any, index: jax.Array) -> tuple[Any, Any]:
             part = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, 1, keepdims=False), split)
@@ -175,7 +167,7 @@ def make_train_step(
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return TrainStep(jitted, mesh, accumulation * data_shards(mesh))
+    return TrainStep(jitted, mesh, accumulation)
 
 
 def _global_norm(tree: Any) -> jax.Array:

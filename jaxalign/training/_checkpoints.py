@@ -1,0 +1,226 @@
+"""Checkpoints: the state, the data position, the config and the metrics, saved together and restored bit for bit."""
+
+import dataclasses
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Self
+
+import jax
+import numpy as np
+
+from jaxalign.errors import InputError
+from jaxalign.training._fingerprint import fingerprint
+from jaxalign.training._state import TrainState
+
+logger = logging.getLogger(__name__)
+
+MAY_CHANGE = ("max_steps", "save_every", "mesh", "output_dir")
+"""Config entries that a resumed run may change: they do not change what an update computes (the mesh, only by
+rounding)."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Restored:
+    """What a checkpoint held.
+
+    Attributes:
+        state: the state, on the devices.
+        step: number of updates applied.
+        position: number of batches consumed: the next batch of the data.
+        config: the config it was saved with.
+        metrics: the metrics of its step.
+    """
+
+    state: TrainState
+    step: int
+    position: int
+    config: dict[str, Any]
+    metrics: dict[str, float]
+
+
+class Checkpoints:
+    """The checkpoints of one run, in one folder: saved in the background, each complete or absent.
+
+    A save copies the arrays and returns; the files are written meanwhile, under another name until they are complete,
+    so that a killed process leaves no half checkpoint. Each one carries checksums of its arrays, computed on the
+    devices, and restoring verifies them.
+
+    Args:
+        directory: the folder, made if missing.
+        config: the run's config as nested JSON values; a resumed run must have the same.
+        keep: how many checkpoints stay; older ones are deleted.
+        may_change: names of config entries that may differ on resume.
+    """
+
+    def __init__(
+        self,
+        directory: str | Path,
+        *,
+        config: Mapping[str, Any] | None = None,
+        keep: int = 2,
+        may_change: tuple[str, ...] = MAY_CHANGE,
+    ) -> None:
+        import orbax.checkpoint as ocp
+
+        if keep < 1:
+            raise InputError(f"--keep {keep}: at least one checkpoint must stay")
+        self.directory = Path(directory).absolute()
+        self.config = json.loads(json.dumps(config or {}))
+        self.may_change = may_change
+        self._ocp = ocp
+        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+        self._manager = ocp.CheckpointManager(self.directory, options=options)
+
+    def steps(self) -> list[int]:
+        """Return the steps of the complete checkpoints, oldest first."""
+        return sorted(self._manager.all_steps())
+
+    def save(self, step: int, state: TrainState, *, position: int, metrics: Mapping[str, float] | None = None) -> None:
+        """Start saving; waits for an earlier save that still runs. Does nothing if this step is already saved.
+
+        Args:
+            step: number of updates applied.
+            state: the state; it may be donated as soon as this returns.
+            position: number of batches consumed.
+            metrics: the metrics of this step.
+        """
+        self._manager.wait_until_finished()
+        if step in self._manager.all_steps():
+            return
+        args = self._ocp.args
+        self._manager.save(
+            step,
+            args=args.Composite(
+                state=args.StandardSave(state),
+                checksums=args.JsonSave(fingerprint(state)),
+                data=args.JsonSave({"position": position}),
+                config=args.JsonSave(self.config),
+                metrics=args.JsonSave(dict(metrics or {})),
+            ),
+        )
+
+    def restore(self, like: TrainState, shardings: TrainState) -> Restored | None:
+        """Return the newest checkpoint that is whole, or None if there is none at all.
+
+        A damaged one is skipped with a warning, and set aside (renamed) once an older one has been read.
+
+        Args:
+            like: a state with the right shapes and dtypes: arrays, or ``jax.ShapeDtypeStruct`` (``state_shapes``),
+                which needs no memory.
+            shardings: where to put it, on any mesh (``state_shardings``).
+
+        Raises:
+            InputError: if the config differs in an entry that may not change, or no checkpoint can be read.
+        """
+        self._manager.wait_until_finished()
+        target = jax.tree.map(
+            lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like, shardings
+        )
+        damaged: dict[int, Exception] = {}
+        for step in reversed(self.steps()):
+            try:
+                restored = self._read(step, target)
+            except InputError:
+                raise
+            except Exception as error:  # whatever a reader of damaged files may raise
+                logger.warning(
+                    "%s: checkpoint %d is damaged, trying the one before: %s", self.directory, step, _line(error)
+                )
+                damaged[step] = error
+                continue
+            self._set_aside(list(damaged))
+            return restored
+        if damaged:
+            newest = max(damaged)
+            raise InputError(
+                f"{self.directory}: no checkpoint can be read ({', '.join(map(str, sorted(damaged)))}); "
+                f"the newest: {_line(damaged[newest])}"
+            )
+        return None
+
+    def _read(self, step: int, target: TrainState) -> Restored:
+        args = self._ocp.args
+        jsons = ("checksums", "data", "config", "metrics")
+        notes = self._manager.restore(step, args=args.Composite(**{name: args.JsonRestore() for name in jsons}))
+        check_config(notes.config, self.config, may_change=self.may_change, where=str(self.directory))
+        state = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(target))).state
+        found = fingerprint(state)
+        if wrong := [name for name in found if found[name] != notes.checksums.get(name)]:
+            raise OSError(f"the checksum of {wrong[0]} does not match")
+        return Restored(state, step, notes.data["position"], notes.config, notes.metrics)
+
+    def _set_aside(self, steps: list[int]) -> None:
+        if not steps:
+            return
+        if jax.process_index() == 0:
+            for step in steps:
+                (self.directory / str(step)).rename(self.directory / f"damaged-{step}")
+        if jax.process_count() > 1:
+            from jax.experimental import multihost_utils
+
+            multihost_utils.sync_global_devices("jaxalign damaged checkpoints")
+        self._manager.reload()
+
+    def wait(self) -> None:
+        """Wait until the last save is complete; raises what went wrong in it."""
+        self._manager.wait_until_finished()
+
+    def close(self) -> None:
+        """Wait, and release the threads."""
+        self._manager.wait_until_finished()
+        self._manager.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def check_config(
+    saved: Mapping[str, Any],
+    current: Mapping[str, Any],
+    *,
+    may_change: tuple[str, ...] = MAY_CHANGE,
+    where: str = "the run",
+) -> None:
+    """Refuse to go on with a run under another config.
+
+    Args:
+        saved: the config the run was started with, nested JSON values.
+        current: the config now.
+        may_change: names of entries that may differ.
+        where: the run's folder, for the message.
+
+    Raises:
+        InputError: naming the first entry that differs.
+    """
+    before, now = _flatten(saved), _flatten(current)
+    for name in sorted(before.keys() | now.keys()):
+        if name in may_change or name.split(".")[-1] in may_change or before.get(name, None) == now.get(name, None):
+            continue
+        flag = "--" + name.replace("_", "-")
+        raise InputError(
+            f"{flag} is {json.dumps(now.get(name))}, but {where} was started with {json.dumps(before.get(name))}: "
+            "go on with the same value, or give another --output-dir"
+        )
+
+
+def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
+    flat: dict[str, Any] = {}
+    for name, value in config.items():
+        if isinstance(value, Mapping):
+            flat |= _flatten(value, f"{prefix}{name}.")
+        else:
+            flat[prefix + name] = np.asarray(value).tolist() if isinstance(value, tuple) else value
+    return flat
+
+
+def _line(error: Exception) -> str:
+    text = " ".join(str(error).split()) or type(error).__name__
+    return text if len(text) <= 200 else text[:197] + "..."

@@ -1,0 +1,170 @@
+"""The loop: batches in, updates, rows of metrics and checkpoints out."""
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from jaxalign.training._batches import prefetch
+from jaxalign.training._checkpoints import Checkpoints
+from jaxalign.training._errors import TrainingError
+from jaxalign.training._metrics import MetricWriter, means
+from jaxalign.training._progress import Progress
+from jaxalign.training._signals import StopRequest
+from jaxalign.training._state import TrainState
+from jaxalign.training._step import Metrics, TrainStep
+
+
+@dataclasses.dataclass(frozen=True)
+class LoopResult:
+    """Where a loop ended.
+
+    Attributes:
+        state: the last state.
+        step: number of updates applied.
+        position: number of batches consumed.
+        interrupted: whether a signal ended it before ``max_steps``.
+        metrics: the metrics of the last step, empty if no step was made.
+    """
+
+    state: TrainState
+    step: int
+    position: int
+    interrupted: bool
+    metrics: dict[str, float]
+
+
+@dataclasses.dataclass(frozen=True)
+class _Pending:
+    """A dispatched step whose metrics the host has not read yet."""
+
+    step: int
+    metrics: Metrics
+    batch: Any
+
+
+def run_loop(
+    step: TrainStep,
+    state: TrainState,
+    batches: Iterable[Any],
+    *,
+    max_steps: int,
+    frozen: Any = None,
+    position: int = 0,
+    save_every: int = 0,
+    checkpoints: Checkpoints | None = None,
+    writer: MetricWriter | None = None,
+    progress: Progress | None = None,
+    evaluate: Callable[[int, TrainState], Mapping[str, float]] | None = None,
+    evaluate_every: int = 0,
+    observe: Callable[[int, Mapping[str, float]], None] | None = None,
+    identify: Callable[[Any], Sequence[int]] | None = None,
+    count_tokens: Callable[[Any], int] | None = None,
+) -> LoopResult:
+    """Train until ``max_steps`` updates are applied, the batches end, or SIGTERM or SIGINT arrives.
+
+    The host reads a step's metrics while the next step runs, so the device never waits for it; it waits only before a
+    save or an evaluation. A checkpoint is therefore only ever made of steps that are known to be finite. At the end,
+    also after a signal, the last state is saved.
+
+    Args:
+        step: the train step. It donates ``state``: use the returned one.
+        state: the first state; its ``step`` is where counting starts.
+        batches: host batches, the first one being number ``position``; on several processes, this process's rows.
+        max_steps: number of updates of the whole run, those before a resume included.
+        frozen: the frozen trees, passed to every step.
+        position: number of batches consumed before.
+        save_every: updates between checkpoints; 0 saves only at the end.
+        checkpoints: where to save; None saves nothing.
+        writer: gets one row a step: the metrics, ``seconds``, and ``tokens`` and ``tokens_per_second``.
+        progress: shows the run to a person.
+        evaluate: ``(step, state) -> values``, written as a row of their own; before the first update of a new run,
+            every ``evaluate_every`` updates and after the last. It must not keep or donate the state's arrays.
+        evaluate_every: updates between evaluations; 0 evaluates only at the beginning and the end.
+        observe: called with every step's number and metrics (one step late); what it raises ends the run.
+        identify: batch -> record ids, for the message about a non-finite step.
+        count_tokens: batch -> number of tokens (of all processes).
+
+    Raises:
+        TrainingError: if a loss or gradient was not finite; names step, metric and records. Nothing is saved then.
+    """
+    index = first = int(state.step)
+    values: dict[str, float] = {}
+    pending: _Pending | None = None
+    clock = time.monotonic()
+    interrupted = False
+
+    def read(late: _Pending) -> dict[str, float]:
+        nonlocal clock
+        found = means(late.metrics)
+        now = time.monotonic()
+        seconds, clock = now - clock, now
+        tokens = count_tokens(late.batch) if count_tokens else 0
+        speed = {"seconds": seconds} | ({"tokens": tokens, "tokens_per_second": tokens / seconds} if tokens else {})
+        if writer:
+            writer.write(late.step, found | speed)
+        if found["nonfinite"]:
+            records = f"; records {list(map(int, identify(late.batch)))}" if identify else ""
+            raise TrainingError(f"step {late.step}: {_not_finite(found)} is not finite{records}")
+        if progress:
+            progress.update(late.step, found, tokens)
+        if observe:
+            observe(late.step, found)
+        return found
+
+    def run_evaluation() -> None:
+        nonlocal clock
+        if evaluate:
+            begin = time.monotonic()
+            results = evaluate(index, state)
+            if writer:
+                writer.write(index, results)
+            clock += time.monotonic() - begin
+
+    try:
+        with StopRequest() as stop:
+            if index == 0 and index < max_steps:
+                run_evaluation()
+            for batch, placed in prefetch(itertools.islice(batches, max(max_steps - index, 0)), step.mesh):
+                state, metrics = step(state, frozen, placed)
+                index, position = index + 1, position + 1
+                late, pending = pending, _Pending(index, metrics, batch)
+                if late:
+                    values = read(late)
+                interrupted = stop.reached(index)
+                saves = checkpoints is not None and save_every > 0 and index % save_every == 0
+                evaluates = evaluate is not None and evaluate_every > 0 and index % evaluate_every == 0
+                if saves or evaluates or interrupted:
+                    late, pending = pending, None
+                    values = read(late)
+                if evaluates and index < max_steps:
+                    run_evaluation()
+                if saves and checkpoints:
+                    checkpoints.save(index, state, position=position, metrics=values)
+                if interrupted:
+                    break
+            if pending:
+                late, pending = pending, None
+                values = read(late)
+            if index > first and not interrupted:
+                run_evaluation()
+            if index > first and checkpoints:
+                checkpoints.save(index, state, position=position, metrics=values)
+    except TrainingError:
+        raise
+    except BaseException:
+        if pending:  # a broken batch must not lose the row of the step before it
+            read(pending)
+        raise
+    finally:
+        if checkpoints:
+            checkpoints.wait()
+    return LoopResult(state, index, position, interrupted, values)
+
+
+def _not_finite(values: Mapping[str, float]) -> str:
+    """Return which number was not finite: a term rather than their total, the total rather than the gradient."""
+    names = sorted((name for name in values if name.startswith("loss")), key=len, reverse=True)
+    return next((name for name in names if not math.isfinite(values[name])), "grad_norm")

@@ -1,0 +1,48 @@
+"""SIGTERM and SIGINT as a wish that a loop can ask about between steps."""
+
+import signal
+import threading
+from types import FrameType, TracebackType
+from typing import Any, Self
+
+import jax
+
+
+class StopRequest:
+    """Between ``with`` and its end, the first SIGTERM or SIGINT only sets a flag; a second one acts as before.
+
+    Handlers can be set in the main thread only; in another thread this asks for nothing. On several processes JAX's
+    own service listens to SIGTERM and agrees on one step for all, so that all save the same one; SIGINT is left alone.
+    """
+
+    def __init__(self) -> None:
+        self._flag = False
+        self._previous: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Self:
+        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGTERM, signal.SIGINT):
+                self._previous[number] = signal.signal(number, self._receive)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
+    ) -> None:
+        self._restore()
+
+    def reached(self, step: int) -> bool:
+        """Return whether to stop after this step; on several processes, the same answer on all."""
+        if jax.process_count() == 1:
+            return self._flag
+        from jax.experimental import multihost_utils
+
+        return multihost_utils.reached_preemption_sync_point(step)
+
+    def _receive(self, number: int, frame: FrameType | None) -> None:
+        self._flag = True
+        self._restore()
+
+    def _restore(self) -> None:
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
+        self._previous = {}
