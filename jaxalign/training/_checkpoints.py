@@ -9,7 +9,6 @@ from types import TracebackType
 from typing import Any, Self
 
 import jax
-import numpy as np
 
 from jaxalign.errors import InputError
 from jaxalign.training._fingerprint import fingerprint
@@ -202,7 +201,7 @@ def check_config(
     """
     before, now = _flatten(saved), _flatten(current)
     for name in sorted(before.keys() | now.keys()):
-        if name in may_change or name.split(".")[-1] in may_change or before.get(name, None) == now.get(name, None):
+        if name in may_change or name.split(".")[-1] in may_change or before.get(name) == now.get(name):
             continue
         flag = "--" + name.replace("_", "-")
         raise InputError(
@@ -217,7 +216,7 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         if isinstance(value, Mapping):
             flat |= _flatten(value, f"{prefix}{name}.")
         else:
-            flat[prefix + name] = np.asarray(value).tolist() if isinstance(value, tuple) else value
+            flat[prefix + name] = value
     return flat
 
 

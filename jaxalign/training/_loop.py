@@ -96,7 +96,7 @@ def run_loop(
     clock = time.monotonic()
     interrupted = False
 
-    def read(late: _Pending) -> dict[str, float]:
+    def write(late: _Pending) -> tuple[dict[str, float], int]:
         nonlocal clock
         found = means(late.metrics)
         now = time.monotonic()
@@ -105,6 +105,10 @@ def run_loop(
         speed = {"seconds": seconds} | ({"tokens": tokens, "tokens_per_second": tokens / seconds} if tokens else {})
         if writer:
             writer.write(late.step, found | speed)
+        return found, tokens
+
+    def read(late: _Pending) -> dict[str, float]:
+        found, tokens = write(late)
         if found["nonfinite"]:
             records = f"; records {list(map(int, identify(late.batch)))}" if identify else ""
             raise TrainingError(f"step {late.step}: {_not_finite(found)} is not finite{records}")
@@ -133,18 +137,20 @@ def run_loop(
                 late, pending = pending, _Pending(index, metrics, batch)
                 if late:
                     values = read(late)
+                if index == max_steps:
+                    break
                 interrupted = stop.reached(index)
+                if interrupted:
+                    break
                 saves = checkpoints is not None and save_every > 0 and index % save_every == 0
                 evaluates = evaluate is not None and evaluate_every > 0 and index % evaluate_every == 0
-                if saves or evaluates or interrupted:
+                if saves or evaluates:
                     late, pending = pending, None
                     values = read(late)
-                if evaluates and index < max_steps:
+                if evaluates:
                     run_evaluation()
                 if saves and checkpoints:
                     checkpoints.save(index, state, position=position, metrics=values)
-                if interrupted:
-                    break
             if pending:
                 late, pending = pending, None
                 values = read(late)
@@ -156,7 +162,7 @@ def run_loop(
         raise
     except BaseException:
         if pending:  # a broken batch must not lose the row of the step before it
-            read(pending)
+            write(pending)
         raise
     finally:
         if checkpoints:

@@ -6,6 +6,8 @@ from collections.abc import Mapping
 from types import TracebackType
 from typing import TYPE_CHECKING, Any, Self
 
+import jax
+
 if TYPE_CHECKING:
     from rich.console import Console
 
@@ -17,7 +19,8 @@ class Progress:
     """Shows steps, loss, reward margin, tokens/s and time left. Use as a context manager.
 
     On a terminal it is a bar that refreshes in place; elsewhere it is one line every ``every`` steps, and one for the
-    last step. The first step is left out of the speed, because it waits for the compiler.
+    last step. The first step is left out of the speed, because it waits for the compiler. Only process 0 shows
+    anything.
 
     Args:
         total: number of steps of the whole run.
@@ -44,13 +47,14 @@ class Progress:
             console = Console(stderr=True)
         self.total, self.start, self.title, self.every, self.shown = total, start, title, max(every, 1), shown
         self._console = console
+        self._active = jax.process_index() == 0
         self._times: collections.deque[tuple[int, float, int]] = collections.deque(maxlen=50)
         self._tokens = 0
         self._bar: Any = None
         self._task: Any = None
 
     def __enter__(self) -> Self:
-        if self._console.is_terminal:
+        if self._active and self._console.is_terminal:
             from rich import progress
 
             self._bar = progress.Progress(
@@ -89,7 +93,7 @@ class Progress:
         text = "  ".join(parts)
         if self._bar is not None:
             self._bar.update(self._task, completed=step, values=text)
-        elif step % self.every == 0 or step == self.total or step == self.start + 1:
+        elif self._active and (step % self.every == 0 or step in (self.total, self.start + 1)):
             self.say(f"{self.title} {step}/{self.total}  {text}")
 
     def say(self, line: str) -> None:
