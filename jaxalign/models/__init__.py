@@ -11,6 +11,8 @@ from jaxalign.models._config import ModelConfig
 from jaxalign.models._decode import extend, unstack
 from jaxalign.models._decoder import apply, init, logical_axes, logits, trunk, unembed, unembedding
 from jaxalign.models._freeze import combine, freeze, restack
+from jaxalign.models._pretrained import load_pretrained, save_pretrained
+from jaxalign.models._scores import target_log_probs
 
 __all__ = [
     "Block",
@@ -22,9 +24,12 @@ __all__ = [
     "freeze",
     "init",
     "init_cache",
+    "load_pretrained",
     "logical_axes",
     "logits",
     "restack",
+    "save_pretrained",
+    "target_log_probs",
     "trunk",
     "unembed",
     "unembedding",

@@ -6,7 +6,8 @@ import jax.numpy as jnp
 from jaxalign.models._block import Block, normalise, rotary_tables
 from jaxalign.models._cache import Cache
 from jaxalign.models._config import ModelConfig
-from jaxalign.models._decoder import Params, embed_tokens
+from jaxalign.models._decoder import Params
+from jaxalign.models._embedding import embed_tokens
 
 
 def unstack(config: ModelConfig, params: Params) -> Params:
@@ -54,7 +55,7 @@ def extend(
     Returns:
         (hidden ``[B, t, D]`` after the final norm, the new cache).
     """
-    hidden = embed_tokens(config, params, tokens, positions)
+    hidden = embed_tokens(config, params["embed"], tokens, positions)
     tables = rotary_tables(config, positions)
     block = Block(config)
 

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jaxalign.models._attention import default_positions, visibility
 from jaxalign.models._block import INIT_STD, Block, init_norm, norm_shapes, normalise, rotary_tables
 from jaxalign.models._config import ModelConfig
+from jaxalign.models._embedding import embed_tokens
 from jaxalign.models._mesh import constrain_rows
 
 Params = dict[str, Any]
@@ -195,15 +196,6 @@ def run_stack(
     return jax.lax.scan(layer, hidden, stack)[0]
 
 
-def embed_tokens(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    """Token (and learned position) embeddings ``[B, T, D]`` in the compute dtype."""
-    dtype = jnp.dtype(config.compute_dtype)
-    hidden = params["embed"]["tokens"].at[tokens].get(mode="clip").astype(dtype)
-    if config.position == "learned":
-        hidden = hidden + params["embed"]["positions"].at[positions].get(mode="clip").astype(dtype)
-    return hidden
-
-
 def _context(
     config: ModelConfig,
     tokens: jax.Array,
@@ -229,7 +221,7 @@ def _embed(
     branch: jax.Array | None,
 ) -> jax.Array:
     positions, _, _ = _coordinates(tokens, positions, example, branch)
-    return constrain_rows(embed_tokens(config, params, tokens.reshape(-1, tokens.shape[-1]), positions))
+    return constrain_rows(embed_tokens(config, params["embed"], tokens.reshape(-1, tokens.shape[-1]), positions))
 
 
 def _coordinates(

@@ -4,6 +4,7 @@ import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
 ROW_AXES = ("data", "fsdp")
+WEIGHT_AXIS = "fsdp"
 VOCABULARY_AXIS = "tensor"
 
 

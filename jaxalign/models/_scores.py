@@ -1,0 +1,95 @@
+"""From hidden states to log-probabilities of given targets, on one device or sharded."""
+
+import jax
+import jax.numpy as jnp
+from jax.sharding import AbstractMesh, PartitionSpec
+
+from jaxalign import losses
+from jaxalign.models._config import ModelConfig
+from jaxalign.models._decoder import Params, unembedding
+from jaxalign.models._mesh import VOCABULARY_AXIS, WEIGHT_AXIS, ambient_mesh, row_axes
+
+
+def target_log_probs(
+    config: ModelConfig,
+    params: Params,
+    hidden: jax.Array,
+    source_index: jax.Array,
+    targets: jax.Array,
+    *,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """log softmax(hidden[source_index] @ unembedding.T / temperature)[targets], never holding ``[S, V]``.
+
+    Only supervised positions reach the vocabulary product: their hidden states are gathered first.
+
+    Under an ambient mesh (``jax.set_mesh``) of several devices this is a ``shard_map``: rows over ("data", "fsdp"),
+    the vocabulary over "tensor" where that divides it. Each device walks its own slices, and the unembedding gradient
+    is reduced once, in the parameters' dtype, after the walk. Rows that do not divide are scored by every device.
+
+    Args:
+        config: the model (static).
+        params: holding the unembedding, or the embedding where the two are tied.
+        hidden: ``[..., T, D]``, from ``apply``.
+        source_index: int ``[..., S]``, the column of ``hidden`` that predicts each target.
+        targets: int ``[..., S]`` token ids. Padding targets give some finite number: mask them.
+        temperature: logits are divided by it.
+
+    Returns:
+        float32 ``[..., S]``, natural logarithms (nats).
+    """
+    matrix = unembedding(config, params)
+    hidden = hidden.reshape(-1, *hidden.shape[-2:])
+    index, ids = (array.reshape(-1, array.shape[-1]) for array in (source_index, targets))
+    mesh = ambient_mesh()
+    if mesh is None:
+        scores = _score(hidden, index, ids, matrix, temperature, None)
+    else:
+        scores = _sharded(mesh, hidden, index, ids, matrix, temperature)
+    return scores.reshape(targets.shape)
+
+
+def _score(
+    hidden: jax.Array,
+    index: jax.Array,
+    ids: jax.Array,
+    matrix: jax.Array,
+    temperature: float,
+    vocabulary_axis: str | None,
+) -> jax.Array:
+    sources = jnp.take_along_axis(hidden, index[..., None], axis=1)
+    return losses.fused_token_log_probs(
+        sources, matrix.astype(hidden.dtype), ids, temperature=temperature, vocabulary_axis=vocabulary_axis
+    )
+
+
+def _sharded(
+    mesh: AbstractMesh,
+    hidden: jax.Array,
+    index: jax.Array,
+    ids: jax.Array,
+    matrix: jax.Array,
+    temperature: float,
+) -> jax.Array:
+    rows = row_axes(mesh, hidden.shape[0])
+    tensor = mesh.shape.get(VOCABULARY_AXIS, 1)
+    vocabulary_axis = VOCABULARY_AXIS if tensor > 1 and matrix.shape[0] % tensor == 0 else None
+    # The matrix arrives as its shards and is gathered here, so that its gradient leaves by one reduce-scatter.
+    gathered = WEIGHT_AXIS in rows and matrix.shape[1] % mesh.shape[WEIGHT_AXIS] == 0
+    by_row = PartitionSpec(rows)
+
+    def local(hidden: jax.Array, index: jax.Array, ids: jax.Array, matrix: jax.Array) -> jax.Array:
+        if gathered:
+            matrix = jax.lax.all_gather(matrix, WEIGHT_AXIS, axis=1, tiled=True)
+        # Cast to varying before the cast to the compute dtype: the gradient's sum over devices is then in the
+        # parameters' dtype, not in bfloat16.
+        missing = tuple(axis for axis in rows if not (gathered and axis == WEIGHT_AXIS))
+        if missing:
+            matrix = jax.lax.pcast(matrix, missing, to="varying")
+        return _score(hidden, index, ids, matrix, temperature, vocabulary_axis)
+
+    return jax.shard_map(
+        local,
+        in_specs=(by_row, by_row, by_row, PartitionSpec(vocabulary_axis, WEIGHT_AXIS if gathered else None)),
+        out_specs=by_row,
+    )(hidden, index, ids, matrix)
