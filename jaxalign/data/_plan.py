@@ -188,7 +188,7 @@ class BatchPlan:
         return bisect.bisect_right(self._starts, row) - 1
 
     def rows(self, k: int) -> list[Row]:
-        """The ``batch_size`` rows of batch k; past the last epoch they are empty. Raises ``IndexError`` past the end."""
+        """The ``batch_size`` rows of batch k; past the last epoch they are empty. ``IndexError`` past the end."""
         if k < 0 or (self._length is not None and k >= self._length):
             raise IndexError(f"batch {k} of {self._length}")
         rows: list[Row] = []

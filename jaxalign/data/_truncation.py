@@ -62,9 +62,13 @@ class Truncation:
             limit = max(self.max_length // 2, self.max_length - max(answer_lengths, default=0))
         if limit is None or len(ids) <= limit:
             return list(ids)
-        name = "max_length" if self.max_prompt_length is None else "max_prompt_length"
-        value = self.max_length if self.max_prompt_length is None else self.max_prompt_length
-        message = f"{place}: field 'prompt' has {len(ids)} tokens, room is for {limit} ({name} {value})"
+        of = f"max_prompt_length {limit}"
+        if self.max_prompt_length is None:
+            of = f"max_length {self.max_length}"
+        beside = (
+            f" beside an answer of {max(answer_lengths)}" if self.max_prompt_length is None and answer_lengths else ""
+        )
+        message = f"{place}: field 'prompt' has {len(ids)} tokens, room is for {limit}{beside} ({of})"
         if self.prompt == "error":
             raise InputError(f"{message}; raise the limit or choose prompt truncation 'keep_end' or 'drop'")
         if self.prompt == "drop":

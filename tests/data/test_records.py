@@ -98,7 +98,7 @@ def test_a_required_kind_makes_its_fields_required():
 
 
 def test_nothing_left_is_an_error_that_says_what_was_skipped():
-    with pytest.raises(InputError, match="nothing to train on .*skipped: missing field 'prompt' 2"):
+    with pytest.raises(InputError, match=r"nothing to train on .*skipped: missing field 'prompt' 2"):
         build_examples([{"completion": "a"}] * 2, toy.byte_level(), kind="completion", on_bad_row="skip")
 
 

@@ -110,7 +110,7 @@ def test_unknown_splits_folders_and_hub_ids(tmp_path):
     path = write_jsonl(tmp_path / "data.jsonl")
     with pytest.raises(InputError, match="no split 'test', a single file has only 'train'"):
         load_records(path, split="test")
-    with pytest.raises(InputError, match="a configuration .* only for hub ids"):
+    with pytest.raises(InputError, match=r"a configuration .* only for hub ids"):
         load_records(path, config="small")
     datasets.DatasetDict({"train": datasets.Dataset.from_list(ROWS)}).save_to_disk(tmp_path / "saved")
     with pytest.raises(InputError, match="no split 'validation', it has: train"):

@@ -8,6 +8,8 @@ from typing import Any
 import numpy as np
 from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
+from jaxalign.data import Example
+
 SENTENCES = [
     "The film was good and the actors were better than the story.",
     "Human: what is the capital of France? Assistant: Paris is the capital of France.",
@@ -108,6 +110,39 @@ def llama2(chat_template: str | None = INST) -> Any:
     trained = _train(tokenizer, ["<unk>", "<s>", "</s>"], _PRINTABLE)
     trained.pre_tokenizer = None  # type: ignore[assignment]
     return _with_bos(trained, chat_template)
+
+
+def synthetic(record_id: int, prompt: int, answers: list[int]) -> Example:
+    """An example of these lengths (answers empty: plain text), its tokens telling it from all others."""
+    rng = np.random.default_rng([record_id, prompt, *answers])
+    tokens, positions, branch = [np.arange(prompt)], [np.arange(prompt)], [np.zeros(prompt)]
+    source, at, sequence = [np.arange(prompt - 1)], [np.arange(1, prompt)], [np.zeros(prompt - 1)]
+    if answers:
+        source, at, sequence = [], [], []
+    offset = prompt
+    for slot, length in enumerate(answers):
+        tokens.append(np.arange(length))
+        positions.append(prompt + np.arange(length))
+        branch.append(np.full(length, slot + 1))
+        source.append(np.concatenate([[prompt - 1], offset + np.arange(length - 1)]))
+        at.append(offset + np.arange(length))
+        sequence.append(np.full(length, slot))
+        offset += length
+    ids = rng.integers(1, 50, sum(map(len, tokens)))
+    fields = {
+        "tokens": ids,
+        "positions": np.concatenate(positions),
+        "branch": np.concatenate(branch),
+        "source_index": np.concatenate(source),
+        "targets": ids[np.concatenate(at)],
+        "target_sequence": np.concatenate(sequence),
+        "pairs": np.array([(i, j) for j in range(len(answers)) for i in range(j)]).reshape(-1, 2),
+    }
+    return Example(
+        record_id=record_id,
+        sequences=max(1, len(answers)),
+        **{name: value.astype(np.int32) for name, value in fields.items()},
+    )
 
 
 def show(encoder: Any, example: Any) -> str:
