@@ -11,7 +11,7 @@ from jaxalign.models._config import ModelConfig
 from jaxalign.models._decode import extend, unstack
 from jaxalign.models._decoder import apply, init, logical_axes, logits, trunk, unembed, unembedding
 from jaxalign.models._freeze import combine, freeze, restack
-from jaxalign.models._pretrained import load_pretrained, save_pretrained
+from jaxalign.models._pretrained import load_config, load_pretrained, save_pretrained
 from jaxalign.models._scores import target_log_probs
 
 __all__ = [
@@ -24,6 +24,7 @@ __all__ = [
     "freeze",
     "init",
     "init_cache",
+    "load_config",
     "load_pretrained",
     "logical_axes",
     "logits",

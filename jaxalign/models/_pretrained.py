@@ -57,6 +57,11 @@ def load_pretrained(
     return config, params
 
 
+def load_config(folder_or_hub_id: str | Path) -> ModelConfig:
+    """The config of a model folder or hub id, without its weights. Raises ``InputError`` as ``load_pretrained`` does."""
+    return _read_config(_folder(folder_or_hub_id))[1]
+
+
 def save_pretrained(folder: str | Path, config: ModelConfig, params: Params, tokenizer: Any = None) -> None:
     """Write a Hugging Face folder: model.safetensors, config.json, generation_config.json and the tokenizer's files.
 

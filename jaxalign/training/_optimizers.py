@@ -17,7 +17,7 @@ Schedule = Callable[[Any], Any]
 class OptimizerConfig:
     """Which optimizer, with which learning rate."""
 
-    name: Literal["adamw", "rmsprop", "sgd"] = "adamw"
+    optimizer: Literal["adamw", "rmsprop", "sgd"] = "adamw"
     """The update rule; all three follow torch's formulas."""
     learning_rate: float = 1e-6
     """Peak learning rate."""
@@ -118,12 +118,12 @@ def make_optimizer(
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
     momentum = [optax.trace(config.momentum)] if config.momentum else []
-    if config.name == "adamw":
+    if config.optimizer == "adamw":
         rule = [optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), *decay]
-    elif config.name == "rmsprop":
+    elif config.optimizer == "rmsprop":
         rule = [*decay, optax.scale_by_rms(config.decay, config.epsilon, eps_in_sqrt=False), *momentum]
-    elif config.name == "sgd":
+    elif config.optimizer == "sgd":
         rule = [*decay, *momentum]
     else:
-        raise InputError(f"--optimizer {config.name}: expected adamw, rmsprop or sgd")
+        raise InputError(f"--optimizer {config.optimizer}: expected adamw, rmsprop or sgd")
     return optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule)), schedule

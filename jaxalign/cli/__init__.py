@@ -1,0 +1,8 @@
+"""The shell: ``jaxalign COMMAND --flags``. Parses, calls a recipe, prints; no method lives here.
+
+A command's config is the recipe's own frozen dataclass, so flags, defaults and help are written once, there.
+"""
+
+from jaxalign.cli._main import main
+
+__all__ = ["main"]

@@ -1,0 +1,121 @@
+"""Find the command, parse its flags, run it, and turn errors into one line and an exit status."""
+
+import difflib
+import importlib
+import re
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jaxalign
+from jaxalign.errors import InputError
+
+__all__ = ["main"]
+
+
+@dataclass(frozen=True)
+class _Command:
+    """Where a command lives; imported only when it is asked for, so that ``jaxalign --help`` is quick."""
+
+    summary: str
+    module: str
+    config: str
+    run: str
+
+
+COMMANDS = {
+    "sft": _Command("fine-tune on demonstrations", "jaxalign.recipes.sft", "SFTConfig", "run"),
+    "dpo": _Command("train on preference pairs: DPO and its variants", "jaxalign.recipes.dpo", "DPOConfig", "run"),
+    "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
+}
+
+# Exit statuses: 2 = the input is wrong, 1 = the run failed, 130 = interrupted.
+BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; returns the exit status: 0 done, 2 wrong input (one line on stderr), 1 the run failed."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    if not arguments or arguments[0] in ("-h", "--help"):
+        print(_overview())
+        return 0
+    if arguments[0] == "--version":
+        print(jaxalign.__version__)
+        return 0
+    name, *flags = arguments
+    if name not in COMMANDS:
+        near = difflib.get_close_matches(name, COMMANDS, n=1)
+        hint = f"; did you mean {near[0]!r}?" if near else f"; the commands are {', '.join(COMMANDS)}"
+        return _complain(f"unknown command {name!r}{hint}", BAD_INPUT)
+    try:
+        command = COMMANDS[name]
+        module = importlib.import_module(command.module)
+        config = _parse(getattr(module, command.config), flags, f"jaxalign {name}", command.summary)
+        getattr(module, command.run)(config)
+    except InputError as error:
+        return _complain(str(error), BAD_INPUT)
+    except KeyboardInterrupt:
+        return _complain("interrupted", INTERRUPTED)
+    except SystemExit as stop:  # the parser's own: it has already said why
+        return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    except Exception as error:
+        advice = _out_of_memory(error)
+        if advice is not None:
+            return _complain(advice, FAILED)
+        if type(error).__name__ == "TrainingError":
+            return _complain(str(error), FAILED)
+        raise
+    return 0
+
+
+def _parse(config: type, flags: Sequence[str], program: str, summary: str) -> Any:
+    import tyro
+
+    return tyro.cli(
+        config,
+        args=flags,
+        prog=program,
+        description=summary,
+        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+    )
+
+
+def _overview() -> str:
+    width = max(map(len, COMMANDS))
+    lines = [
+        f"jaxalign {jaxalign.__version__}: from a pretrained language model to an aligned one, in pure JAX",
+        "",
+        *(f"  jaxalign {name:<{width}}  {command.summary}" for name, command in COMMANDS.items()),
+        "",
+        "  jaxalign COMMAND --help   every flag with its default",
+        "",
+        "Start here:  jaxalign sft --model FOLDER_OR_HUB_ID --dataset demonstrations.jsonl --output-dir runs/sft",
+        "       then  jaxalign dpo --model runs/sft/final --dataset preferences.jsonl --output-dir runs/dpo",
+        "        and  jaxalign sample --model runs/dpo/final --prompt 'Once upon a time'",
+    ]
+    return "\n".join(lines)
+
+
+def _complain(message: str, status: int) -> int:
+    one_line = " ".join(message.split())
+    print(f"jaxalign: {one_line}", file=sys.stderr)
+    return status
+
+
+def _out_of_memory(error: BaseException) -> str | None:
+    """What to change when the device's (or the host's) memory ran out; None for any other error."""
+    text = str(error)
+    if isinstance(error, MemoryError):
+        where = "the host's memory"
+    elif "RESOURCE_EXHAUSTED" in text or re.search(r"out of memory", text, re.IGNORECASE):
+        where = "the device's memory"
+    else:
+        return None
+    asked = re.search(r"allocat\w* (?:of )?([\d.]+ ?[KMGT]?i?B(?:ytes)?|\d+ bytes)", text, re.IGNORECASE)
+    what = f" (the last allocation asked for {asked.group(1)})" if asked else ""
+    return (
+        f"out of memory: {where} did not suffice{what}; try, in this order, a larger --accumulation (same result, "
+        "smaller micro-batches), --remat full, a smaller --max-length, --frozen-layers K, --dtype bfloat16, "
+        "--mesh fsdp=N over more devices, a smaller --batch-size"
+    )

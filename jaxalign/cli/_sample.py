@@ -1,0 +1,101 @@
+"""``jaxalign sample``: completions of prompts, printed or written as records."""
+
+import json
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from jaxalign.errors import InputError
+
+__all__ = ["SampleConfig", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class SampleConfig:
+    """Write completions of prompts."""
+
+    model: str
+    """Folder in Hugging Face format, or a hub id."""
+    prompt: tuple[str, ...] = ()
+    """One or more prompts."""
+    prompts: Path | None = None
+    """A file of records with a field ``prompt`` (text or messages), beside or instead of ``prompt``."""
+    output: Path | None = None
+    """Write ``{"prompt", "completion", "finished", "log_prob"}`` a line here; None prints the texts."""
+    max_new_tokens: int = 64
+    """Most tokens of a completion."""
+    samples_per_prompt: int = 1
+    """Completions of each prompt."""
+    temperature: float = 1.0
+    """Softmax temperature; 0 takes the likeliest token."""
+    top_k: int = 0
+    """Keep the K likeliest tokens; 0 keeps all."""
+    top_p: float = 1.0
+    """Keep the likeliest tokens that hold this much probability; 1 keeps all."""
+    min_p: float = 0.0
+    """Keep tokens at least this likely against the likeliest; 0 keeps all."""
+    batch_size: int = 32
+    """Completions computed at a time."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations."""
+    seed: int = 0
+    """The same seed, prompt and place in the list give the same completion."""
+
+
+def run(config: SampleConfig) -> None:
+    """Load the model, sample, print or write. Raises ``InputError`` for no prompt or an unusable one."""
+    from jaxalign import data
+
+    records = [{"prompt": text} for text in config.prompt]
+    places = [f"--prompt {number}" for number in range(1, len(records) + 1)]
+    if config.prompts is not None:
+        loaded = data.load_records(config.prompts)
+        records += [dict(record) for record in loaded]
+        places += [loaded.place(index) for index in range(len(loaded))]
+    if not records:
+        raise InputError("--prompt or --prompts: give at least one prompt")
+
+    import jax
+
+    from jaxalign import models, sampling
+    from jaxalign.recipes import load_tokenizer
+
+    model_config, params = models.load_pretrained(config.model)
+    model_config = model_config.replace(compute_dtype=config.dtype)
+    tokenizer = load_tokenizer(config.model)
+    encoder = data.Encoder(tokenizer)
+    ids = [data.prompt_tokens(record, encoder, place=place) for record, place in zip(records, places, strict=True)]
+    samples = sampling.generate(
+        model_config,
+        params,
+        ids,
+        jax.random.key(config.seed),
+        max_new_tokens=config.max_new_tokens,
+        temperature=config.temperature,
+        top_k=config.top_k,
+        top_p=config.top_p,
+        min_p=config.min_p,
+        stop_tokens=(encoder.eos,),
+        samples_per_prompt=config.samples_per_prompt,
+        batch_size=config.batch_size,
+    )
+    rows = []
+    for index in range(len(ids) * config.samples_per_prompt):
+        prompt = records[index // config.samples_per_prompt]["prompt"]
+        kept = samples.tokens[index][samples.mask[index]]
+        finished = bool(samples.finished[index])
+        answer = kept[:-1] if finished else kept
+        rows.append({
+            "prompt": prompt,
+            "completion": tokenizer.decode([int(token) for token in answer]),
+            "finished": finished,
+            "log_prob": float((samples.log_probs[index] * samples.mask[index]).sum()),
+        })  # fmt: skip
+    if config.output is None:
+        for row in rows:
+            prompt_text = row["prompt"] if isinstance(row["prompt"], str) else json.dumps(row["prompt"])
+            sys.stdout.write(f"{prompt_text}{row['completion']}\n---\n")
+        return
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    config.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")

@@ -1,0 +1,28 @@
+"""Methods as recipes: a config, a batch builder, a loss. Each file is short; what they share stands here once.
+
+No numerics of a loss (jaxalign.losses), no train step (jaxalign.training); no token or mask is made here
+(jaxalign.data). In a notebook: ``fit`` with an objective; from the shell: ``sft.run`` and ``dpo.run``.
+"""
+
+from jaxalign.recipes._config import FitConfig, RunConfig
+from jaxalign.recipes._fit import FitResult, fit
+from jaxalign.recipes._likelihood import likelihood_objective
+from jaxalign.recipes._objective import Objective
+from jaxalign.recipes._pairs import preference_objective
+from jaxalign.recipes._preference import LOSSES, PreferenceObjective
+from jaxalign.recipes._run import load_tokenizer
+from jaxalign.recipes._scores import score_targets
+
+__all__ = [
+    "LOSSES",
+    "FitConfig",
+    "FitResult",
+    "Objective",
+    "PreferenceObjective",
+    "RunConfig",
+    "fit",
+    "likelihood_objective",
+    "load_tokenizer",
+    "preference_objective",
+    "score_targets",
+]

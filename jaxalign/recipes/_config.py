@@ -1,0 +1,117 @@
+"""What every recipe's config holds: the model, the data, the step, the run. A field's docstring is its help."""
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from jaxalign.data import Truncation
+from jaxalign.errors import InputError
+from jaxalign.training import OptimizerConfig
+
+__all__ = ["UNCHECKED", "FitConfig", "RunConfig"]
+
+# Fields that may change between a run and its continuation; any other change is an error.
+UNCHECKED = frozenset({
+    "max_steps", "epochs", "save_every", "keep_checkpoints", "log_every", "eval_every", "tensorboard", "output_dir",
+    "mesh",
+})  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True)
+class FitConfig:
+    """One training run over examples that are at hand: the same values give the same run, bit for bit, on the same
+    devices and versions."""
+
+    max_steps: int | None = None
+    """Stop after N updates; None = as many as ``epochs`` take."""
+    epochs: int = 1
+    """Passes over the dataset, where ``max_steps`` does not say."""
+    batch_size: int = 8
+    """Rows in one update (all devices together): an example a row, or several with ``packing``."""
+    accumulation: int = 1
+    """Micro-batches an update is computed in; the result does not depend on it, the memory does."""
+    packing: bool = False
+    """Lay several short examples side by side in one row; what is computed for each does not depend on it."""
+    row_length: int | None = None
+    """Tokens of a row with ``packing``; None = the longest example."""
+    pair_layout: Literal["shared", "two_rows"] = "shared"
+    """Answers of one prompt behind a shared prompt in one row, or one row an answer: same numbers, more compute."""
+
+    optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
+    """The optimizer."""
+    frozen_layers: int = 0
+    """Keep the embeddings and the lowest K layers as they are; only what is above trains."""
+    cache_trunk: bool = False
+    """With ``frozen_layers``: compute the frozen layers' activations once, before training, and keep them in memory."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of activations; parameters and optimizer state are float32."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What the backward pass computes again instead of keeping: nothing, whole layers, or all but matrix products."""
+    mesh: str = ""
+    """Devices by axis, e.g. "data=1,fsdp=8,tensor=1"; -1 takes the rest; empty = all devices on fsdp."""
+    seed: int = 0
+    """Seed of the data order and of all randomness."""
+
+    eval_every: int = 0
+    """Evaluate every N steps; 0 = only before the first and after the last, where there is something to evaluate on."""
+    save_every: int = 500
+    """Checkpoint every N steps (and at the end, and on SIGTERM)."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints to keep."""
+    log_every: int = 10
+    """Steps between lines in a log; a terminal has a bar, and metrics.jsonl every step."""
+    tensorboard: bool = False
+    """Also write TensorBoard files into ``tensorboard`` beside metrics.jsonl."""
+
+    def __post_init__(self) -> None:
+        for name in ("epochs", "batch_size", "accumulation", "save_every", "keep_checkpoints", "log_every"):
+            if getattr(self, name) < 1:
+                raise InputError(f"--{name.replace('_', '-')}: must be at least 1, is {getattr(self, name)}")
+        if self.max_steps is not None and self.max_steps < 1:
+            raise InputError(f"--max-steps: must be at least 1, is {self.max_steps}")
+        if self.cache_trunk and not self.frozen_layers:
+            raise InputError("--cache-trunk: nothing to cache without --frozen-layers")
+        if self.row_length is not None and not self.packing:
+            raise InputError("--row-length: rows are as long as the longest example without --packing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(FitConfig):
+    """A run from a model folder and a file of records to a model folder."""
+
+    model: str
+    """Folder in Hugging Face format, or a hub id."""
+    dataset: str
+    """JSONL, JSON, CSV or Parquet file, a saved dataset folder, or a hub id."""
+    output_dir: Path
+    """Where checkpoints, metrics.jsonl, config.json and, at the end, the folder ``final`` go. The same command again
+    continues the run that is there."""
+    dataset_split: str = "train"
+    """Split of the dataset."""
+    dataset_limit: int | None = None
+    """Use only the first N rows."""
+    on_bad_row: Literal["error", "skip"] = "error"
+    """A row that cannot be used: stop with its file, row and field, or leave it out and count it."""
+    eval_dataset: str | None = None
+    """Held-out rows of the same form; None = no evaluation."""
+    eval_split: str = "train"
+    """Split of the evaluation dataset."""
+
+    max_length: int = 512
+    """Most tokens of prompt and answer together."""
+    max_prompt_length: int | None = None
+    """Most tokens of a prompt; None = what its answers leave it, at least half of ``max_length``."""
+    prompt_truncation: Literal["error", "keep_end", "drop"] = "error"
+    """A prompt over its limit: stop and name it, keep its end, or leave the record out and count it."""
+    completion_truncation: Literal["cut", "drop", "error"] = "cut"
+    """An answer over the limit: cut it (it then gets no end-of-sequence token), leave it out, or stop."""
+
+    @property
+    def truncation(self) -> Truncation:
+        """The length limits as the data package takes them."""
+        return Truncation(
+            max_length=self.max_length,
+            max_prompt_length=self.max_prompt_length,
+            prompt=self.prompt_truncation,
+            completion=self.completion_truncation,
+        )

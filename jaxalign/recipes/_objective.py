@@ -1,0 +1,59 @@
+"""What a method hands to the trainer: its loss, and what that loss needs beside the parameters."""
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+from jaxalign import models
+from jaxalign.data import Batch
+from jaxalign.models import ModelConfig
+
+__all__ = ["Objective", "frozen_trunk"]
+
+Params = Any
+Terms = dict[str, tuple[jax.Array, jax.Array, float]]
+Metrics = dict[str, tuple[jax.Array, jax.Array]]
+LossFunction = Callable[[Params, dict[str, Params], Batch, jax.Array, dict[str, Any]], tuple[Terms, Metrics]]
+
+
+@dataclass(frozen=True)
+class Objective:
+    """A method, as the trainer sees it.
+
+    ``loss(params, frozen, batch, key, extra) -> (terms, metrics)`` is pure. ``params`` is what trains; ``frozen`` is
+    ``{"base": ..., "reference": ...}``: the parameters that do not train (``{}`` when all do) and the reference's own
+    copy of what trains (``{}`` where no reference is read in the step).
+    """
+
+    loss: LossFunction
+    needs_reference: bool = False
+    """Whether the loss reads reference log-probs: those the batch carries, or those of ``frozen["reference"]``."""
+    couples_rows: bool = False
+    """Whether a row's loss depends on other rows: gradient accumulation would then change the result."""
+    initial_extra: Callable[[Params], dict[str, Any]] = lambda params: {}
+    """The train state's ``extra`` at step 0."""
+    update_extra: Callable[..., dict[str, Any]] | None = None
+    """``(extra, params, metrics, step) -> extra`` after each update, inside the step."""
+    first_loss: float | None = None
+    """The loss that step 0 must show (ln 2 for DPO at policy = reference), checked as training starts; None = none."""
+
+
+def frozen_trunk(config: ModelConfig, frozen: dict[str, Params], batch: Batch) -> jax.Array | None:
+    """Activations of the frozen lower stack: the cached ones, else computed once for policy and reference alike.
+
+    None when no layer is frozen.
+    """
+    if "trunk" in batch.extras:
+        return batch.extras["trunk"]
+    if "stacks" not in frozen["base"]:
+        return None
+    return models.trunk(
+        config,
+        frozen["base"],
+        batch.tokens,
+        positions=batch.positions,
+        example=batch.example,
+        branch=batch.branch,
+    )

@@ -1,0 +1,115 @@
+"""From a model folder and a file of records to a model folder: the part that every recipe's command shares."""
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import jax
+
+from jaxalign import data, models, sharding
+from jaxalign.data import Counters, Example, Records
+from jaxalign.errors import InputError
+from jaxalign.models import ModelConfig
+from jaxalign.recipes._config import RunConfig
+from jaxalign.recipes._fit import fit
+from jaxalign.recipes._objective import Objective, Params
+
+__all__ = ["load_tokenizer", "run_recipe"]
+
+logger = logging.getLogger(__name__)
+
+Build = Callable[[Records, Any], tuple[list[Example], Counters]]
+
+
+def load_tokenizer(folder_or_hub_id: str) -> Any:
+    """The tokenizer of a model folder or hub id, by transformers.
+
+    Raises ``InputError`` where there is none, or it would run code that comes with the model.
+    """
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder_or_hub_id)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, json errors: all "no tokenizer"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{folder_or_hub_id}: no tokenizer that can be read ({reason})") from None
+
+
+def run_recipe(
+    config: RunConfig,
+    build: Build,
+    make_objective: Callable[[ModelConfig], Objective],
+    *,
+    title: str,
+    reference: Params | None = None,
+    reference_config: ModelConfig | None = None,
+    cache_reference: bool = False,
+    reference_temperature: float = 1.0,
+    require_pairs: bool = False,
+) -> None:
+    """Load model and records, train, write ``output_dir/final``; a run that is there continues.
+
+    The records are read before the model: what is wrong with them is said in a second, not after a minute.
+    """
+    sharding.initialize_distributed()
+    records = data.load_records(
+        config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
+    )
+    eval_records = None
+    if config.eval_dataset is not None:
+        eval_records = data.load_records(config.eval_dataset, split=config.eval_split, on_bad_row=config.on_bad_row)
+    model_config = models.load_config(config.model)
+    if reference_config is not None and _shape(reference_config) != _shape(model_config):
+        raise InputError("--reference: the reference model has another architecture than --model")
+    tokenizer = load_tokenizer(config.model)
+    examples = _examples(config.dataset, records, build, tokenizer, require_pairs)
+    eval_examples: list[Example] = []
+    if eval_records is not None:
+        eval_examples = _examples(str(config.eval_dataset), eval_records, build, tokenizer, require_pairs)
+
+    mesh = sharding.parse_mesh(config.mesh)
+    model_config, params = models.load_pretrained(config.model, dtype="float32", mesh=mesh)
+    result = fit(
+        model_config,
+        params,
+        examples,
+        make_objective,
+        config,
+        reference=reference,
+        cache_reference=cache_reference,
+        reference_temperature=reference_temperature,
+        eval_examples=eval_examples,
+        directory=config.output_dir,
+        pad_token=tokenizer.pad_token_id or 0,
+        identity={"data_fingerprint": data.fingerprint(examples)},
+        title=title,
+    )
+    if result.interrupted:
+        _say(f"stopped at step {result.step}; the same command continues from there")
+        return
+    final = config.output_dir / "final"
+    models.save_pretrained(final, result.config.replace(compute_dtype="float32"), result.params, tokenizer)
+    _say(f"{result.step} steps done; the model is in {final}")
+
+
+def _examples(name: str, records: Records, build: Build, tokenizer: Any, require_pairs: bool) -> list[Example]:
+    examples, counters = build(records, tokenizer)
+    _say(f"{name}: {counters.summary()}")
+    if require_pairs and not all(example.count("pair") for example in examples):
+        odd = next(example for example in examples if not example.count("pair"))
+        raise InputError(
+            f"{records.place(odd.record_id)}: not a preference: it needs prompt, chosen and rejected, or prompt, "
+            "responses and ratings"
+        )
+    return examples
+
+
+def _shape(config: ModelConfig) -> ModelConfig:
+    return config.replace(extra=(), stacks=(config.layers,), remat="none", compute_dtype="float32")
+
+
+def _say(line: str) -> None:
+    if jax.process_index() == 0:
+        from rich.console import Console
+
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)

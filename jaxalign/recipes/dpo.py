@@ -1,0 +1,85 @@
+"""Direct preference optimisation and its relatives: train on pairs, without a reward model and without sampling.
+
+    L = -log sigmoid(beta * (log pi/ref(y_w | x) - log pi/ref(y_l | x)))                       (DPO, equation 7)
+
+Records: ``prompt`` + ``chosen`` + ``rejected`` (or both answers with the prompt in front), or ``prompt`` +
+``responses`` + ``ratings``, of which every ordered pair is used and every answer computed once. ``loss`` names the
+variant; "preferred_ft" and "unlikelihood" are the paper's baselines through the same machinery.
+"""
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from jaxalign import data, models
+from jaxalign.errors import InputError
+from jaxalign.models import ModelConfig
+from jaxalign.recipes._config import RunConfig
+from jaxalign.recipes._objective import Objective
+from jaxalign.recipes._pairs import preference_objective
+from jaxalign.recipes._preference import PreferenceObjective
+from jaxalign.recipes._run import run_recipe
+from jaxalign.training import OptimizerConfig
+
+__all__ = ["DPOConfig", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class DPOConfig(PreferenceObjective, RunConfig):
+    """Train on preference pairs."""
+
+    reference: str | None = None
+    """Folder or hub id of the reference model; None = the model that training starts from."""
+    reference_log_probs: Literal["in_step", "cached"] = "in_step"
+    """Score with the reference in every step, or once before training (kept in ``output_dir/cache``): same numbers."""
+    reference_update_every: int = 0
+    """TR-DPO: move the reference towards the policy every N steps; 0 = never."""
+    reference_update_rate: float = 0.6
+    """TR-DPO: how far it moves, in (0, 1]; 1 makes it the policy."""
+    batch_size: int = 64
+    """Rows in one update (all devices together): a pair (or all answers to one prompt) a row, or several packed."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(
+            optimizer="rmsprop", learning_rate=1e-6, warmup_steps=150, clip_norm=10.0
+        )
+    )
+    """The DPO paper's: RMSprop, linear warm-up over 150 steps, then constant."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        PreferenceObjective.__post_init__(self)
+        if self.reference is not None and not self.needs_reference:
+            raise InputError(f"--reference: loss {' + '.join(self.loss)} reads no reference")
+        if self.reference_log_probs == "cached":
+            if not self.needs_reference:
+                raise InputError(f"--reference-log-probs cached: loss {' + '.join(self.loss)} reads no reference")
+            if self.reference_update_every:
+                raise InputError("--reference-log-probs cached: a reference that moves cannot be cached")
+
+
+def run(config: DPOConfig) -> None:
+    """Load, tokenise, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
+
+    def make_objective(model_config: ModelConfig) -> Objective:
+        return preference_objective(
+            model_config,
+            config,
+            reference_update_every=config.reference_update_every,
+            reference_update_rate=config.reference_update_rate,
+        )
+
+    reference = None
+    if config.reference is not None:
+        reference_config, reference = models.load_pretrained(config.reference, dtype="float32")
+    run_recipe(
+        config,
+        lambda records, tokenizer: data.build_examples(
+            records, tokenizer, kind=None, truncation=config.truncation, on_bad_row=config.on_bad_row
+        ),
+        make_objective,
+        title="dpo",
+        reference=reference,
+        reference_config=None if reference is None else reference_config,
+        cache_reference=config.reference_log_probs == "cached",
+        reference_temperature=config.temperature,
+        require_pairs=True,
+    )
