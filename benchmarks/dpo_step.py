@@ -18,14 +18,14 @@ import statistics
 import subprocess
 import sys
 import time
-from typing import Literal
+from typing import Any, Literal
 
 SIZES = {"tiny": {"layers": 4, "width": 256, "heads": 4}, "small": {"layers": 12, "width": 768, "heads": 12}}
 VOCABULARY, EOS = 50257, 50256
 
 
 def measure(
-    size: str, steps: int, warmup: int, pairs: int, prompt: int, completion: int, layout: str
+    size: str, steps: int, warmup: int, pairs: int, prompt: int, completion: int, layout: Literal["shared", "two_rows"]
 ) -> dict[str, object]:
     """Run the steps in this process and return one row of figures."""
     import jax
@@ -84,7 +84,7 @@ def measure(
     }  # fmt: skip
 
 
-def _pair(data, np, prompt, chosen, rejected):  # type: ignore[no-untyped-def]
+def _pair(data, np, prompt, chosen, rejected):
     chosen[-1] = rejected[-1] = EOS
     n, c, r = len(prompt), len(chosen), len(rejected)
     start = np.arange(n, dtype=np.int32)
@@ -102,7 +102,7 @@ def _pair(data, np, prompt, chosen, rejected):  # type: ignore[no-untyped-def]
     )
 
 
-def _run(command: list[str]) -> dict[str, object]:
+def _run(command: list[str]) -> dict[str, Any]:
     done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
     if done.returncode:
         sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")

@@ -8,6 +8,7 @@ and nowhere else.
     batches = make_iterator(make_batches(examples, batch_size=64, seed=0, pack=True, max_length=1024))
 """
 
+from jaxalign.data._answers import answers_example
 from jaxalign.data._batch import Batch, BatchShape, PairLayout, collate
 from jaxalign.data._builders import (
     AnswerField,
@@ -53,6 +54,7 @@ __all__ = [
     "Sizes",
     "TokenizerLike",
     "Truncation",
+    "answers_example",
     "build_examples",
     "collate",
     "completion_example",

@@ -10,6 +10,7 @@ from typing import Any, Literal, get_args
 import numpy as np
 
 from jaxalign.data import _records
+from jaxalign.data._answers import answers_example
 from jaxalign.data._chat import Segment, conversation_segments, render_prompt
 from jaxalign.data._counters import Counters
 from jaxalign.data._encoder import Encoder, TokenizerLike, as_encoder
@@ -98,49 +99,20 @@ def _assemble(
     branched: bool = True,
     **more: Any,
 ) -> Example:
-    """``[prompt | answer 1 | ... | answer k]`` within the limits; every answer follows the prompt directly.
-
-    A token without a source (the first of all, where there is no prompt) is not supervised.
-    """
+    """``[prompt | answer 1 | ... | answer k]`` within the limits; every answer follows the prompt directly."""
     flat = [_flatten(segments) for segments in answers]
     policy, place, counters = context.truncation, context.place, context.counters
     if prompt:
         lengths = [len(ids) for ids, _ in flat]
         prompt = policy.prompt_ids(prompt, lengths, bos=context.encoder.bos, place=place, counters=counters)
-    size = len(prompt)
-    tokens, positions, branch = [np.asarray(prompt, np.int32)], [np.arange(size)], [np.zeros(size, int)]
-    source, targets, sequence = [], [], []
-    offset = size
-    for slot, ((ids, supervised), field) in enumerate(zip(flat, fields, strict=True)):
-        kept = policy.answer_length(len(ids), size, place=place, field=field, counters=counters)
-        ids, supervised = ids[:kept], supervised[:kept]
-        before = np.arange(offset - 1, offset - 1 + kept)
-        before[:1] = size - 1  # the last prompt token, or -1 where there is none
-        chosen = supervised & (before >= 0)
-        if not chosen.any():
-            raise InputError(f"{place}: field {field!r}: no supervised token is left (of {len(flat[slot][0])})")
-        tokens.append(ids)
-        positions.append(np.arange(size, size + kept))
-        branch.append(np.full(kept, slot + 1 if branched else 0))
-        source.append(before[chosen])
-        targets.append(ids[chosen])
-        sequence.append(np.full(int(chosen.sum()), slot))
-        offset += kept
-
-    def join(parts: Sequence[np.ndarray]) -> np.ndarray:
-        return np.concatenate(parts).astype(np.int32)
-
-    return Example(
-        record_id=context.record_id,
-        tokens=join(tokens),
-        positions=join(positions),
-        branch=join(branch),
-        source_index=join(source),
-        targets=join(targets),
-        target_sequence=join(sequence),
-        sequences=len(flat),
-        **more,
-    )
+    kept, marked = [], []
+    for (ids, supervised), field in zip(flat, fields, strict=True):
+        length = policy.answer_length(len(ids), len(prompt), place=place, field=field, counters=counters)
+        if not (supervised[:length] if prompt else supervised[1:length]).any():
+            raise InputError(f"{place}: field {field!r}: no supervised token is left (of {len(ids)})")
+        kept.append(ids[:length])
+        marked.append(supervised[:length])
+    return answers_example(prompt, kept, record_id=context.record_id, supervised=marked, branched=branched, **more)
 
 
 def text_example(

@@ -58,7 +58,7 @@ def load_pretrained(
 
 
 def load_config(folder_or_hub_id: str | Path) -> ModelConfig:
-    """The config of a model folder or hub id, without its weights. Raises ``InputError`` as ``load_pretrained`` does."""
+    """The config of a model folder or hub id, its weights unread. Raises ``InputError`` as ``load_pretrained`` does."""
     return _read_config(_folder(folder_or_hub_id))[1]
 
 

@@ -4,6 +4,7 @@ No numerics of a loss (jaxalign.losses), no train step (jaxalign.training); no t
 (jaxalign.data). In a notebook: ``fit`` with an objective; from the shell: ``sft.run`` and ``dpo.run``.
 """
 
+from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk, example_log_probs
 from jaxalign.recipes._config import FitConfig, RunConfig
 from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._likelihood import likelihood_objective
@@ -20,6 +21,9 @@ __all__ = [
     "Objective",
     "PreferenceObjective",
     "RunConfig",
+    "attach_reference_log_probs",
+    "attach_trunk",
+    "example_log_probs",
     "fit",
     "likelihood_objective",
     "load_tokenizer",

@@ -1,6 +1,7 @@
 """What does not change while a run trains, computed once and carried beside the tokens: trunk activations of frozen
 layers, log-probs of the reference."""
 
+import functools
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -11,14 +12,13 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxalign import data, models, training
+from jaxalign import data, models, sharding, training
 from jaxalign.data import Batch, Example
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._objective import Params, frozen_trunk
 from jaxalign.recipes._scores import score_targets
-from jaxalign.sharding import batch_sharding
 
-__all__ = ["attach_reference_log_probs", "attach_trunk"]
+__all__ = ["attach_reference_log_probs", "attach_trunk", "example_log_probs"]
 
 logger = logging.getLogger(__name__)
 
@@ -29,16 +29,50 @@ def attach_trunk(
     """Examples that carry ``trunk``, the frozen stack's activations of their tokens (``[n, D]``, compute dtype).
 
     They are the numbers the step would compute: positions and visibility belong to the example, not to its row.
+
+    Args:
+      config: the model, as ``models.freeze`` returned it.
+      base: its frozen parameters, from the same call.
+      examples: the tokenised records.
+      mesh: where to compute.
+      batch_size: examples computed at a time (all devices together).
     """
-
-    def activations(base: Params, batch: Batch) -> jax.Array:
-        found = frozen_trunk(config, {"base": base}, batch)
-        assert found is not None, "without a frozen stack there is no trunk"
-        return found
-
-    rows = _map_rows(activations, base, examples, mesh=mesh, batch_size=batch_size)
+    rows = _map_rows(_trunk, config, {"base": base}, examples, mesh=mesh, batch_size=batch_size)
     trunk = [row[: example.count("token")] for row, example in zip(rows, examples, strict=True)]
     return data.with_extras(examples, token={"trunk": trunk})
+
+
+def example_log_probs(
+    config: ModelConfig,
+    params: Params,
+    examples: Sequence[Example],
+    *,
+    temperature: float = 1.0,
+    mesh: Mesh | None = None,
+    batch_size: int = 16,
+    base: Params | None = None,
+) -> list[np.ndarray]:
+    """Log-probabilities of every example's targets under a model: a list of ``[m]`` float32 arrays, nats.
+
+    Args:
+      config, params: the model; with ``base``, the config and the trainable part that ``models.freeze`` returned.
+      examples: the tokenised records.
+      temperature: the softmax temperature of the model scored.
+      mesh: where to compute; all devices by default.
+      batch_size: examples computed at a time (all devices together).
+      base: the frozen part.
+    """
+    mesh = sharding.make_mesh() if mesh is None else mesh
+    frozen = {"base": base or {}, "reference": params}
+    rows = _map_rows(
+        functools.partial(_log_probs, temperature=temperature),
+        config,
+        frozen,
+        examples,
+        mesh=mesh,
+        batch_size=batch_size,
+    )
+    return [row[: example.count("target")] for row, example in zip(rows, examples, strict=True)]
 
 
 def attach_reference_log_probs(
@@ -55,7 +89,8 @@ def attach_reference_log_probs(
     """Examples that carry ``reference_log_probs`` (``[m]`` float32, nats), the numbers the step would compute.
 
     With ``directory`` they are kept there under the hash of what they follow from (the reference's weights, the
-    tokenised data, the temperature), and read again by a run whose hash is the same.
+    tokenised data, the temperature), and read again by a run whose hash is the same. Arguments as in
+    :func:`example_log_probs`; ``reference`` is its ``params``.
     """
     path = None
     if directory is not None:
@@ -71,16 +106,26 @@ def attach_reference_log_probs(
         if path.is_file():
             logger.info("reference log-probs: read from %s", path)
             return _with_log_probs(examples, _read(path))
-
-    def log_probs(trees: dict[str, Params], batch: Batch) -> jax.Array:
-        whole = models.combine(trees["reference"], trees["base"])
-        return score_targets(config, whole, batch, trunk=frozen_trunk(config, trees, batch), temperature=temperature)
-
-    rows = _map_rows(log_probs, {"base": base, "reference": reference}, examples, mesh=mesh, batch_size=batch_size)
-    flat = np.concatenate([row[: example.count("target")] for row, example in zip(rows, examples, strict=True)])
+    rows = example_log_probs(
+        config, reference, examples, temperature=temperature, mesh=mesh, batch_size=batch_size, base=base
+    )
+    flat = np.concatenate(rows)
     if path is not None and jax.process_index() == 0:
         _write(path, flat)
     return _with_log_probs(examples, flat)
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _trunk(config: ModelConfig, frozen: dict[str, Params], batch: Batch) -> jax.Array:
+    found = frozen_trunk(config, frozen, batch)
+    assert found is not None, "without a frozen stack there is no trunk"
+    return found
+
+
+@functools.partial(jax.jit, static_argnames=("config", "temperature"))
+def _log_probs(config: ModelConfig, frozen: dict[str, Params], batch: Batch, *, temperature: float) -> jax.Array:
+    whole = models.combine(frozen["reference"], frozen["base"])
+    return score_targets(config, whole, batch, trunk=frozen_trunk(config, frozen, batch), temperature=temperature)
 
 
 def _with_log_probs(examples: Sequence[Example], flat: np.ndarray) -> list[Example]:
@@ -89,44 +134,46 @@ def _with_log_probs(examples: Sequence[Example], flat: np.ndarray) -> list[Examp
 
 
 def _map_rows(
-    function: Callable[[Any, Batch], jax.Array],
+    function: Callable[[ModelConfig, Any, Batch], jax.Array],
+    config: ModelConfig,
     frozen: Any,
     examples: Sequence[Example],
     *,
     mesh: Mesh,
     batch_size: int,
 ) -> list[np.ndarray]:
-    """``function`` of every example, one a row, in order; the host reads one batch late."""
-    processes = jax.process_count()
+    """The jitted ``function`` of every example, one a row, in order; the host reads one batch late.
+
+    The shardings are those of the arguments: parameters as they lie, rows over the data axes.
+    """
+    shards = sharding.data_shards(mesh)
     source = data.make_batches(
         examples,
-        batch_size=batch_size,
+        batch_size=-(-batch_size // shards) * shards,
         shuffle=False,
         num_epochs=1,
         process_index=jax.process_index(),
-        process_count=processes,
+        process_count=jax.process_count(),
     )
-    rows = batch_sharding(mesh)
-    jitted = jax.jit(function, in_shardings=(None, rows), out_shardings=rows)
     found: list[np.ndarray] = []
     waiting: jax.Array | None = None
-
-    def read(array: jax.Array) -> np.ndarray:
-        if processes == 1:
-            return np.asarray(array)
-        from jax.experimental import multihost_utils
-
-        return np.asarray(multihost_utils.process_allgather(array, tiled=True))
-
     with jax.set_mesh(mesh):
         for batch in data.make_iterator(source):
-            running = jitted(frozen, training.put_batch(batch, mesh))
+            running = function(config, frozen, training.put_batch(batch, mesh))
             if waiting is not None:
-                found.extend(read(waiting))
+                found.extend(_to_host(waiting))
             waiting = running
         if waiting is not None:
-            found.extend(read(waiting))
+            found.extend(_to_host(waiting))
     return found[: len(examples)]
+
+
+def _to_host(array: jax.Array) -> np.ndarray:
+    if jax.process_count() == 1:
+        return np.asarray(array)
+    from jax.experimental import multihost_utils
+
+    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def _write(path: Path, flat: np.ndarray) -> None:

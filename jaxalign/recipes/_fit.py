@@ -1,5 +1,6 @@
 """From a model, examples and a method to a trained model: what every recipe and every experiment calls."""
 
+import contextlib
 import dataclasses
 import json
 import math
@@ -54,13 +55,15 @@ def fit(
     pad_token: int = 0,
     identity: dict[str, Any] | None = None,
     evaluate: Callable[[int, Params], dict[str, float]] | None = None,
+    report: Callable[[int, int, str], None] | None = None,
     title: str = "train",
 ) -> FitResult:
     """Train ``params`` on ``examples``.
 
     Args:
       model_config, params: the model to start from; ``params`` is copied, not consumed.
-      examples: the tokenised records.
+      examples: the tokenised records. They may carry ``trunk`` and ``reference_log_probs`` (``attach_trunk``,
+        ``attach_reference_log_probs``), shared between runs; they are then not computed again.
       make_objective: the method: ``model config -> Objective``; called with the config whose layers are split as
         ``config.frozen_layers`` says.
       config: the run.
@@ -72,6 +75,7 @@ def fit(
       pad_token: id written into padding; no result depends on it.
       identity: further values that a continued run must share with the one it continues (data, model ...).
       evaluate: ``(step, whole model's parameters) -> values``, called and written where the loss is evaluated.
+      report: called as ``report(done, total, note)`` after every step, instead of a progress bar.
       title: the word before the progress bar.
 
     Raises:
@@ -93,17 +97,19 @@ def fit(
     base = sharding.shard_tree(base, base_layout)
     frozen: dict[str, Params] = {"base": base, "reference": {}}
     eval_examples = list(eval_examples)
-    if objective.needs_reference:
+    carried = {spec.name for spec in data.extra_specs(examples)}
+    cache_reference = cache_reference and objective.needs_reference and "reference_log_probs" not in carried
+    if objective.needs_reference and "reference_log_probs" not in carried:
         own = trainable if reference is None else reference
         frozen["reference"] = training.copy_tree(own, trainable_layout)
 
     directory = None if directory is None else Path(directory)
     batch_size = config.batch_size
-    if config.cache_trunk:
+    if config.cache_trunk and "trunk" not in carried:
         examples = attach_trunk(split_config, base, examples, mesh=mesh, batch_size=batch_size)
         if eval_examples:
             eval_examples = attach_trunk(split_config, base, eval_examples, mesh=mesh, batch_size=batch_size)
-    if cache_reference and objective.needs_reference:
+    if cache_reference:
 
         def attach(examples: Sequence[Example]) -> list[Example]:
             return attach_reference_log_probs(
@@ -161,7 +167,9 @@ def fit(
         values = evaluation(state) if evaluation else {}
         return values | (evaluate(index, models.combine(state.params, base)) if evaluate else {})
 
-    def check_first(index: int, values: Any) -> None:
+    def observe(index: int, values: Any) -> None:
+        if report is not None:
+            report(index, total_steps, f"loss {values['loss']:.4g}")
         expected = objective.first_loss
         if index == 1 and expected is not None and reference is None:
             tolerance = FIRST_LOSS_TOLERANCE[config.dtype]
@@ -181,7 +189,8 @@ def fit(
     shown = ("loss", "rewards/margin", "rewards/accuracy")
     batches = data.make_iterator(source, start=position)
     try:
-        with training.Progress(total_steps, start=start, title=title, every=config.log_every, shown=shown) as progress:
+        bar = training.Progress(total_steps, start=start, title=title, every=config.log_every, shown=shown)
+        with contextlib.nullcontext() if report else bar as progress:
             result = training.run_loop(
                 step,
                 state,
@@ -195,7 +204,7 @@ def fit(
                 progress=progress,
                 evaluate=evaluate_all if evaluation or evaluate else None,
                 evaluate_every=config.eval_every,
-                observe=check_first,
+                observe=observe,
                 identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
                 count_tokens=lambda batch: int((batch.example > 0).sum()) * jax.process_count(),
             )

@@ -50,9 +50,10 @@ def loss(params, frozen, batch, key, extra):
     policy = log_probs(params, batch["tokens"])
     reference = log_probs(frozen, batch["tokens"])
     ratio = jnp.sum(jnp.where(mask, policy - reference, 0.0), axis=-1)
+    present = jnp.any(mask, axis=-1)
     terms = {
         "tokens": (-jnp.sum(jnp.where(kept, policy, 0.0)), jnp.sum(kept), 1.0),
-        "rows": (-jnp.sum(jax.nn.log_sigmoid(ratio)), jnp.sum(jnp.any(mask, axis=-1)), 0.3),
+        "rows": (-jnp.sum(jnp.where(present, jax.nn.log_sigmoid(ratio), 0.0)), jnp.sum(present), 0.3),
     }
     return terms, {"accuracy": (jnp.sum(jnp.where(mask, policy > -2, 0)), jnp.sum(mask))}
 
@@ -60,7 +61,9 @@ def loss(params, frozen, batch, key, extra):
 def setup(mesh="fsdp=1", *, accumulation=1, optimizer=None, loss=loss, extra=None, total_steps=20, **options):
     """Return (step, state, frozen copy of the start, optimizer, shardings of the state) on this mesh."""
     mesh = parse_mesh(mesh)
-    transformation, schedule = make_optimizer(optimizer or OptimizerConfig(name="sgd", learning_rate=0.3), total_steps)
+    transformation, schedule = make_optimizer(
+        optimizer or OptimizerConfig(optimizer="sgd", learning_rate=0.3), total_steps
+    )
     params = make_params()
     shardings = tree_shardings(AXES, params, mesh)
     layout = state_shardings(params, transformation, mesh=mesh, shardings=shardings, extra=extra)

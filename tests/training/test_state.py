@@ -22,7 +22,7 @@ MIXED = "data=2,fsdp=2,tensor=2"
 
 @pytest.mark.parametrize("name", ["adamw", "rmsprop", "sgd"])
 def test_optimizer_state_lies_as_the_parameters(name):
-    config = OptimizerConfig(name=name, momentum=0.9, weight_decay=0.1, clip_norm=1.0)
+    config = OptimizerConfig(optimizer=name, momentum=0.9, weight_decay=0.1, clip_norm=1.0)
     _, state, _, _, layout = setup(MIXED, optimizer=config)
     specs = [leaf.sharding.spec for leaf in jax.tree.leaves(state.optimizer_state) if leaf.shape == (8, 24)]
     assert specs
@@ -67,7 +67,7 @@ def test_a_raw_key_is_refused():
 def test_the_callers_arrays_survive_donation(mesh):
     """The state is made of copies, so the same parameters serve as the frozen reference; so does a copy of a state."""
     mesh = parse_mesh(mesh)
-    optimizer, _ = make_optimizer(OptimizerConfig(name="sgd", learning_rate=0.5), 10)
+    optimizer, _ = make_optimizer(OptimizerConfig(optimizer="sgd", learning_rate=0.5), 10)
     shardings = tree_shardings(AXES, make_params(), mesh)
     params, key = jax.device_put(make_params(), shardings), jax.random.key(7)
     step, _, _, _, _ = setup(",".join(f"{name}={size}" for name, size in mesh.shape.items()))

@@ -83,7 +83,7 @@ def test_rows_of_unequal_weight_are_not_averaged_by_micro_batch():
 
 def test_draws_differ_between_steps_and_keys():
     """The random token mask is drawn anew each step: the same batch and parameters give another token count."""
-    step, state, frozen, _, _ = setup(optimizer=OptimizerConfig(name="sgd", learning_rate=0.0))
+    step, state, frozen, _, _ = setup(optimizer=OptimizerConfig(optimizer="sgd", learning_rate=0.0))
     batch = put_batch(make_batch(0), step.mesh)
     counts = []
     for _ in range(6):
