@@ -7,7 +7,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from jaxalign.data._batch import Batch, collate
+from jaxalign.data._batch import Batch, PairLayout, collate
 from jaxalign.data._example import Example, extra_specs
 from jaxalign.data._plan import BatchPlan, example_sizes
 from jaxalign.errors import InputError
@@ -63,21 +63,31 @@ def make_batches(
     examples: Sequence[Example],
     *,
     batch_size: int,
+    seed: int = 0,
+    shuffle: bool = True,
+    num_epochs: int | None = None,
+    pack: bool = False,
+    max_length: int | None = None,
+    layout: PairLayout = "shared",
     process_index: int = 0,
     process_count: int = 1,
     pad_token: int = 0,
-    **plan: Any,
 ) -> BatchSource:
-    """The batches of examples. ``plan``: the options of :class:`BatchPlan` (``seed``, ``shuffle``, ``num_epochs``,
-    ``pack``, ``max_length``, ``layout``); ``batch_size`` is in rows over all processes. Raises ``InputError``."""
-    sizes = example_sizes(examples, plan.get("layout", "shared"))
-    return BatchSource(
-        examples,
-        BatchPlan(sizes, batch_size=batch_size, **plan),
-        process_index=process_index,
-        process_count=process_count,
-        pad_token=pad_token,
+    """The batches of examples: a :class:`BatchPlan` of their sizes and the :class:`BatchSource` that follows it.
+
+    ``batch_size`` is in rows, over all processes; ``max_length`` in tokens of a row. Raises ``InputError``.
+    """
+    plan = BatchPlan(
+        example_sizes(examples, layout),
+        batch_size=batch_size,
+        seed=seed,
+        shuffle=shuffle,
+        num_epochs=num_epochs,
+        pack=pack,
+        max_length=max_length,
+        layout=layout,
     )
+    return BatchSource(examples, plan, process_index=process_index, process_count=process_count, pad_token=pad_token)
 
 
 class BatchIterator(Iterator[Batch]):

@@ -26,7 +26,10 @@ _CSV_FIELD_LIMIT = 2**30
 
 
 class Records(Sequence[Mapping[str, Any]]):
-    """Rows as dicts, each with its place ("FILE: row 7", rows counted from 1), and the counters of reading them."""
+    """Rows as dicts, each with its place ("FILE: row 7", rows counted from 1), and the counters of reading them.
+
+    A slice is ``Records`` again, with places kept and counters of its own.
+    """
 
     def __init__(self, rows: Sequence[Mapping[str, Any]], places: Sequence[str], counters: Counters) -> None:
         if len(rows) != len(places):
@@ -46,7 +49,8 @@ class Records(Sequence[Mapping[str, Any]]):
 
     def __getitem__(self, index: int | slice) -> Mapping[str, Any] | Records:
         if isinstance(index, slice):
-            return Records(self._rows[index], self._places[index], self.counters)
+            rows = self._rows[index]
+            return Records(rows, self._places[index], Counters(rows_read=len(rows)))
         return self._rows[index]
 
     def place(self, index: int) -> str:

@@ -6,6 +6,7 @@ import pytest
 from jaxalign.data import (
     Encoder,
     Truncation,
+    answers_example,
     build_examples,
     completion_example,
     fingerprint,
@@ -200,3 +201,37 @@ def test_a_tokenizer_without_eos_is_refused_unless_one_is_named():
     with pytest.raises(InputError, match="no end-of-sequence token"):
         Encoder(tokenizer)
     assert Encoder(tokenizer, eos=2).eos == 2
+
+
+class Letters:
+    """The least a tokenizer must be: no transformers, no template, no special texts."""
+
+    bos_token_id, eos_token_id = None, 0
+
+    def encode(self, text, *, add_special_tokens=True):
+        return [ord(letter) for letter in text]
+
+    def decode(self, token_ids):
+        return "".join(map(chr, token_ids))
+
+
+def test_any_tokenizer_of_the_protocol_will_do():
+    examples, _ = build_examples([PAIR], Letters())
+    assert examples[0].targets.tolist() == [*map(ord, " is good"), 0, *map(ord, " was"), 0]
+    with pytest.raises(InputError, match="row 1: messages need a tokenizer with a chat template"):
+        build_examples([{"messages": [{"role": "assistant", "content": "a"}]}], Letters())
+
+
+def test_examples_from_sampled_ids_are_those_of_the_same_text():
+    example = preference_example(PAIR, GPT2)
+    prompt, chosen, rejected = (example.tokens[example.branch == k].tolist() for k in range(3))
+    same = answers_example(prompt, [chosen, rejected], record_id=5, pairs=[(0, 1)])
+    assert same.record_id == 5
+    assert same.pairs.tolist() == [[0, 1]]
+    assert fingerprint([same]) == fingerprint([example])
+    # Nothing is added: ids without EOS have none, and an empty prompt leaves the first token unsupervised.
+    assert answers_example(prompt, [chosen[:-1]]).targets.tolist() == chosen[:-1]
+    assert answers_example([], [chosen]).targets.tolist() == chosen[1:]
+    for empty in ([], [7]):
+        with pytest.raises(ValueError, match="answer 0: no supervised token"):
+            answers_example([], [empty])

@@ -23,6 +23,7 @@ def test_jsonl_rows_and_places(tmp_path):
     assert records.place(6) == f"{path}: row 7"
     assert records.counters.rows_read == 8
     assert records[2:4].place(1) == f"{path}: row 4"
+    assert records[2:4].counters.rows_read == 2
 
 
 def test_every_local_format_gives_the_same_rows(tmp_path):
