@@ -6,6 +6,7 @@ functions serve one device and a pod; on one device every sharding is simply "he
 
 from jaxalign.sharding._distributed import initialize_distributed
 from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
+from jaxalign.sharding._put import shard_tree
 from jaxalign.sharding._rules import (
     BATCH_AXES,
     RULES,
@@ -13,7 +14,6 @@ from jaxalign.sharding._rules import (
     data_shards,
     partition_spec,
     replicated,
-    shard_tree,
     tree_shardings,
 )
 

@@ -116,15 +116,6 @@ def replicated(mesh: AnyMesh) -> NamedSharding:
     return NamedSharding(mesh, PartitionSpec())
 
 
-def shard_tree(tree: Any, shardings: Any) -> Any:
-    """Lay a tree of arrays (host or device) out as ``shardings`` (a tree like it, or one sharding for all) says.
-
-    On several processes every process passes the same host values. An array that already lies so is returned as it
-    is, not copied: use ``jaxalign.training.copy_tree`` for a tree that must outlive a donated one.
-    """
-    return jax.device_put(tree, shardings)
-
-
 @functools.cache
 def _log_once(message: str) -> None:
     logger.info(message)

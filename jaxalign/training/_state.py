@@ -6,10 +6,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
-from jaxalign.sharding import replicated
+from jaxalign.sharding import replicated, shard_tree
 
 
 @functools.partial(
@@ -43,7 +44,7 @@ def copy_tree(tree: Any, shardings: Any = None) -> Any:
     reference model that starts as the policy) must therefore be a copy: this function makes it.
     """
     if shardings is not None:
-        tree = jax.device_put(tree, shardings)  # may alias the input, hence the copy below
+        tree = shard_tree(tree, shardings)  # may alias the input, hence the copy below
     return jax.tree.map(jnp.copy, tree)
 
 
@@ -144,7 +145,7 @@ def create_state(
     return TrainState(
         params=params,
         optimizer_state=jax.jit(optimizer.init, out_shardings=layout.optimizer_state)(params),
-        step=jax.device_put(jnp.zeros((), jnp.int32), layout.step),
+        step=shard_tree(np.zeros((), np.int32), layout.step),
         key=copy_tree(key, layout.key),
         extra=copy_tree(extra or {}, layout.extra),
     )

@@ -4,7 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from jaxalign.sharding import parse_mesh, tree_shardings
+from jaxalign.sharding import parse_mesh, shard_tree, tree_shardings
 from jaxalign.training import OptimizerConfig, create_state, make_optimizer, make_train_step, put_batch, state_shardings
 
 VOCABULARY, WIDTH, HIDDEN, LENGTH = 16, 8, 24, 6
@@ -78,7 +78,7 @@ def setup(mesh="fsdp=1", *, accumulation=1, optimizer=None, loss=loss, extra=Non
         schedule=schedule,
         **options,
     )
-    return step, state, jax.device_put(params, shardings), transformation, layout
+    return step, state, shard_tree(params, shardings), transformation, layout
 
 
 def train(steps, *args, rows=16, **options):

@@ -1,0 +1,85 @@
+"""A whole run as a program, for tests that kill it: ``run_script.py FOLDER [--die STEP] [--term STEP] ...``."""
+
+import argparse
+import json
+import os
+import signal
+from pathlib import Path
+
+import jax
+
+parser = argparse.ArgumentParser()
+parser.add_argument("folder", type=Path)
+parser.add_argument("--steps", type=int, default=20)
+parser.add_argument("--die", type=int, default=0, help="SIGKILL when the metrics of this step arrive")
+parser.add_argument("--term", type=int, default=0, help="SIGTERM when the metrics of this step arrive")
+parser.add_argument("--mesh", default="fsdp=1")
+parser.add_argument("--devices", type=int, default=1)
+parser.add_argument("--coordinator")
+parser.add_argument("--processes", type=int)
+parser.add_argument("--process", type=int)
+options = parser.parse_args()
+
+cache = Path(__file__).parents[2] / ".jax_cache"
+jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)))
+jax.config.update("jax_num_cpu_devices", options.devices)
+
+from jaxalign.sharding import initialize_distributed  # noqa: E402
+from jaxalign.training import Checkpoints, MetricWriter, OptimizerConfig, fingerprint, run_loop  # noqa: E402
+from tests.training.helpers import batches_from, make_params, setup  # noqa: E402
+
+initialize_distributed(options.coordinator, options.processes, options.process)
+
+
+def moving_average(extra, params, metrics, step):
+    return {"average": jax.tree.map(lambda old, new: 0.9 * old + 0.1 * new, extra["average"], params)}
+
+
+def observe(step, values):
+    if step == options.die:
+        os.kill(os.getpid(), signal.SIGKILL)
+    if step == options.term and jax.process_index() == 0:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+
+def own_rows(batches):
+    """This process's rows of each global batch."""
+    count, index = jax.process_count(), jax.process_index()
+    for batch in batches:
+        yield jax.tree.map(lambda leaf: leaf[len(leaf) // count * index : len(leaf) // count * (index + 1)], batch)
+
+
+step, state, frozen, _, layout = setup(
+    options.mesh,
+    accumulation=2,
+    optimizer=OptimizerConfig(learning_rate=0.02, schedule="cosine", warmup_steps=3, weight_decay=0.1, clip_norm=1.0),
+    extra={"average": make_params()},
+    update_extra=moving_average,
+)
+with Checkpoints(options.folder / "checkpoints", config={"mesh": options.mesh}, keep=2) as checkpoints:
+    restored = checkpoints.restore(jax.eval_shape(lambda: state), layout)
+    start = 0
+    if restored is not None:
+        state, start = restored.state, restored.position
+    with MetricWriter(options.folder / "metrics.jsonl", step=start) as writer:
+        result = run_loop(
+            step,
+            state,
+            own_rows(batches_from(start)),
+            frozen=frozen,
+            max_steps=options.steps,
+            position=start,
+            save_every=4,
+            checkpoints=checkpoints,
+            writer=writer,
+            observe=observe,
+        )
+summary = {
+    "start": start,
+    "step": result.step,
+    "position": result.position,
+    "interrupted": result.interrupted,
+    "fingerprint": fingerprint(result.state),
+}
+if jax.process_index() == 0:
+    (options.folder / "result.json").write_text(json.dumps(summary))
