@@ -74,7 +74,8 @@ def fit(
       directory: where checkpoints, metrics.jsonl and caches go; a run that is there continues. None keeps nothing.
       pad_token: id written into padding; no result depends on it.
       identity: further values that a continued run must share with the one it continues (data, model ...).
-      evaluate: ``(step, whole model's parameters) -> values``, called and written where the loss is evaluated.
+      evaluate: ``(step, whole model's parameters, in one stack) -> values``, called and written where the loss is
+        evaluated.
       report: called as ``report(done, total, note)`` after every step, instead of a progress bar.
       title: the word before the progress bar.
 
@@ -165,7 +166,10 @@ def fit(
 
     def evaluate_all(index: int, state: training.TrainState) -> dict[str, float]:
         values = evaluation(state) if evaluation else {}
-        return values | (evaluate(index, models.combine(state.params, base)) if evaluate else {})
+        if evaluate:
+            whole = models.combine(state.params, base)
+            values |= evaluate(index, models.restack(split_config, whole, (split_config.layers,))[1])
+        return values
 
     def observe(index: int, values: Any) -> None:
         if report is not None:

@@ -1,0 +1,301 @@
+"""The parts of the controlled-sentiment study: what is sampled, trained and measured, each a pure function of settings.
+
+``experiments.imdb_sentiment`` puts them together, keeps what they return, and writes the report.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from experiments._stages import Report
+from experiments.assets.movie_reviews import first_words
+from experiments.assets.prompts import Prompt
+from jaxalign import data, evaluation, models, recipes, sampling
+from jaxalign.data import Example
+from jaxalign.models import ModelConfig
+from jaxalign.recipes import FitConfig, PreferenceObjective
+from jaxalign.training import OptimizerConfig
+
+__all__ = ["Measurement", "Method", "Raters", "Study", "fine_tune", "measure", "preference_examples", "sample", "train"]
+
+Params = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Study:
+    """The numbers of one preset."""
+
+    model: str
+    """"smollm2" or "glassllm" (packaged), or a model folder or hub id."""
+    reviews: Literal["packaged", "hub"] = "packaged"
+    """Where reviews and raters come from: packages, or stanfordnlp/imdb and a RoBERTa classifier from a hub."""
+    chat: str | None = None
+    """What the user asks in the chat template, the prefix being the assistant's opening; None = the bare prefix."""
+    prompts: int = 256
+    """Prefixes whose samples are trained on."""
+    held_out: int = 256
+    """Prefixes that every policy is measured on."""
+    samples_per_prompt: int = 4
+    """Samples of each training prefix; all ordered pairs of them are used."""
+    held_out_samples: int = 1
+    """Samples of each held-out prefix a measurement takes."""
+    max_new_tokens: int = 32
+    """Longest sample, in tokens."""
+    temperature: float = 1.0
+    """Of sampling; log-probs, losses and KL are at this temperature too."""
+    sampling_batch: int = 64
+    """Samples decoded together."""
+    sft_steps: int = 0
+    """Steps of supervised fine-tuning on reviews before anything else; 0 starts from the model as it is."""
+    sft_batch: int = 32
+    """Windows of reviews in an SFT step."""
+    sft_length: int = 64
+    """Tokens of a window."""
+    sft_learning_rate: float = 3e-3
+    """Peak of the SFT learning rate, cosine after 10 steps."""
+    frozen_layers: int = 0
+    """Lowest layers that stay as they are, their activations computed once."""
+    steps: int = 60
+    """Updates of every method."""
+    prompts_per_step: int = 16
+    """Prefixes in an update, each with all the pairs of its samples."""
+    learning_rate: float = 3e-4
+    """Of Adam, after the warm-up."""
+    warmup_steps: int = 10
+    """Linear warm-up."""
+    measure_every: int = 60
+    """Steps between points on a method's curve."""
+    dpo_betas: tuple[float, ...] = (0.1,)
+    """DPO runs."""
+    preferred_ft: bool = True
+    """Preferred-FT run."""
+    unlikelihood_alphas: tuple[float, ...] = ()
+    """Unlikelihood runs."""
+    best_of_n: int = 4
+    """Largest N of Best-of-N."""
+    compare_at: tuple[float, ...] = ()
+    """KLs (nats a sequence) at which methods are compared."""
+    seed: int = 0
+    """Of everything."""
+
+
+@dataclass(frozen=True)
+class Method:
+    """One training run: its name on the figure and its loss."""
+
+    name: str
+    setting: str
+    objective: PreferenceObjective
+
+
+@dataclass(frozen=True)
+class Raters:
+    """What scores prompt + completion: the reward that preferences come from, and a judge that never saw its data."""
+
+    reward: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+    judge: Callable[[Sequence[str], Sequence[str]], np.ndarray]
+    """Probability of positive."""
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """A policy's samples on the held-out prefixes and what they scored, one entry a sample, prompt-major."""
+
+    step: int
+    prompt: list[int]
+    """Which prefix the sample continues."""
+    kl: list[float]
+    """log pi - log start of the whole sample, nats."""
+    reward: list[float]
+    judge: list[float]
+    log_perplexity: list[float]
+    """Mean negative log-prob a token under the start model at the sampling temperature, nats."""
+    lengths: list[int]
+    texts: list[str] = field(default_factory=list)
+
+    def extras(self) -> dict[str, float]:
+        """The judge and the signs of degeneration, for tables."""
+        weights = np.asarray(self.lengths, float)
+        return {
+            "judge P(positive)": float(np.mean(self.judge)),
+            "start-model perplexity": float(np.exp(np.average(self.log_perplexity, weights=weights))),
+            "distinct-2": evaluation.distinct_n(self.texts, 2),
+            "tokens": float(np.mean(weights)),
+        }
+
+    def point(self, method: str, setting: str, *, seed: int) -> evaluation.FrontierPoint:
+        """Where it lies on the reward-KL plane."""
+        return evaluation.FrontierPoint.from_samples(
+            method,
+            setting,
+            self.step,
+            kl=self.kl,
+            reward=self.reward,
+            prompt=self.prompt,
+            extras=self.extras(),
+            seed=seed,
+        )
+
+    def judged(self) -> np.ndarray:
+        """The judge's P(positive) of every prefix, its samples averaged."""
+        return np.bincount(self.prompt, weights=self.judge) / np.bincount(self.prompt)
+
+
+def fine_tune(
+    config: ModelConfig, params: Params, tokenizer: Any, texts: Sequence[str], study: Study, report: Report
+) -> Params:
+    """The start model: supervised fine-tuning on windows of reviews, the first of each behind a newline."""
+    records = []
+    for text in texts:
+        words = text.split()
+        for start in range(0, min(len(words), 120), 40):
+            piece = first_words(" ".join(words[start:]), 40)
+            if len(piece.split()) < 10:
+                continue
+            records.append({"text": ("\n" if start == 0 else " ") + piece, "finished": False})
+    truncation = data.Truncation(max_length=study.sft_length)
+    examples, _ = data.build_examples(records, tokenizer, kind="text", truncation=truncation)
+    optimizer = OptimizerConfig(
+        learning_rate=study.sft_learning_rate, schedule="cosine", warmup_steps=10, clip_norm=1.0
+    )
+    settings = FitConfig(max_steps=study.sft_steps, batch_size=study.sft_batch, optimizer=optimizer, seed=study.seed)
+    return recipes.fit(config, params, examples, recipes.likelihood_objective, settings, report=report).params
+
+
+def sample(
+    config: ModelConfig,
+    params: Params,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    study: Study,
+    *,
+    each: int,
+    seed: int,
+    report: Report,
+) -> tuple[sampling.Samples, list[str]]:
+    """Samples of every prefix and their texts, prompt-major."""
+    stop = [token for token in {tokenizer.eos_token_id} if token is not None]
+    samples = sampling.generate(
+        config,
+        params,
+        [prompt.ids for prompt in prompts],
+        jax.random.key(seed),
+        max_new_tokens=study.max_new_tokens,
+        temperature=study.temperature,
+        stop_tokens=stop,
+        samples_per_prompt=each,
+        batch_size=study.sampling_batch,
+        on_chunk=lambda done, total: report(done, total, "samples"),
+    )
+    texts = []
+    for ids in samples.responses():
+        texts.append(tokenizer.decode(ids[:-1] if ids and ids[-1] in stop else ids))
+    return samples, texts
+
+
+def preference_examples(prompts: Sequence[Prompt], samples: sampling.Samples, rewards: np.ndarray) -> list[Example]:
+    """One example a prefix: all its samples behind the shared prefix, a pair for each two of different reward.
+
+    Every sample is computed once, however many pairs it is in. A prefix whose samples all tie is left out.
+    """
+    responses = samples.responses()
+    each = len(responses) // len(prompts)
+    examples = []
+    for index, prompt in enumerate(prompts):
+        scores = rewards[index * each : (index + 1) * each]
+        pairs = [(i, j) for i in range(each) for j in range(each) if scores[i] > scores[j]]
+        if pairs:
+            answers = responses[index * each : (index + 1) * each]
+            examples.append(data.answers_example(prompt.ids, answers, record_id=index, pairs=pairs))
+    return examples
+
+
+def train(
+    config: ModelConfig,
+    params: Params,
+    examples: Sequence[Example],
+    method: Method,
+    study: Study,
+    *,
+    evaluate: Callable[[int, Params], None],
+    report: Report,
+) -> Params:
+    """One run of a pairwise method; ``evaluate`` is called with the model at every ``measure_every`` steps."""
+    settings = FitConfig(
+        max_steps=study.steps,
+        batch_size=study.prompts_per_step,
+        optimizer=OptimizerConfig(learning_rate=study.learning_rate, warmup_steps=study.warmup_steps, clip_norm=10.0),
+        frozen_layers=study.frozen_layers,
+        eval_every=study.measure_every,
+        seed=study.seed,
+    )
+
+    def make_objective(model_config: ModelConfig) -> recipes.Objective:
+        return recipes.preference_objective(model_config, method.objective)
+
+    def evaluate_after(step: int, whole: Params) -> dict[str, float]:
+        if step:  # step 0 is the start model, measured once for all
+            evaluate(step, whole)
+        return {}
+
+    result = recipes.fit(config, params, examples, make_objective, settings, evaluate=evaluate_after, report=report)
+    return result.params
+
+
+def measure(
+    config: ModelConfig,
+    params: Params,
+    start: Params | None,
+    tokenizer: Any,
+    prompts: Sequence[Prompt],
+    raters: Raters,
+    study: Study,
+    *,
+    step: int,
+    each: int | None = None,
+    report: Report,
+) -> Measurement:
+    """Sample the held-out prefixes and score the samples; ``start=None`` measures the start model itself (KL 0)."""
+    each = study.held_out_samples if each is None else each
+    samples, texts = sample(config, params, tokenizer, prompts, study, each=each, seed=study.seed + 1, report=report)
+    own = np.where(samples.mask, samples.log_probs, 0.0)
+    if start is None:
+        reference = own
+    else:
+        rows = [
+            data.answers_example(prompts[index // each].ids, [ids], record_id=index)
+            for index, ids in enumerate(samples.responses())
+        ]
+        scored = recipes.example_log_probs(config, start, rows, temperature=study.temperature, batch_size=32)
+        reference = np.zeros_like(own)
+        reference[np.asarray(samples.mask)] = np.concatenate(scored)
+    kl = evaluation.sequence_kl(own, reference, samples.mask)
+    openings = [prompts[index // each].opening for index in range(len(texts))]
+    lengths = np.asarray(samples.lengths)
+    return Measurement(
+        step=step,
+        prompt=[index // each for index in range(len(texts))],
+        kl=kl.k1_per_sequence.tolist(),
+        reward=sampling.score_texts(raters.reward, openings, texts).tolist(),
+        judge=sampling.score_texts(raters.judge, openings, texts).tolist(),
+        log_perplexity=(-reference.sum(axis=1) / lengths).tolist(),
+        lengths=lengths.tolist(),
+        texts=texts,
+    )
+
+
+def shared_activations(config: ModelConfig, params: Params, examples: Sequence[Example], study: Study) -> list[Example]:
+    """Examples that carry what no run changes: the frozen layers' activations and the reference's log-probs."""
+    from jaxalign import sharding
+
+    mesh = sharding.make_mesh()
+    split, trainable, base = models.freeze(config, params, study.frozen_layers)
+    found = list(examples)
+    if study.frozen_layers:
+        found = recipes.attach_trunk(split, base, found, mesh=mesh, batch_size=study.prompts_per_step)
+    return recipes.attach_reference_log_probs(
+        split, base, trainable, found, temperature=study.temperature, mesh=mesh, batch_size=study.prompts_per_step
+    )
