@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from experiments.assets._packages import packaged_file
+from jaxalign import models
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 
@@ -120,13 +121,14 @@ def _config(reader: Any, compute_dtype: str) -> ModelConfig:
 
 def _tokenizer(reader: Any) -> Any:
     """GPT-2's byte-level BPE with digits apart ("smollm" in llama.cpp), as a fast tokenizer."""
-    from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers
+    from tokenizers import AddedToken, Tokenizer, decoders, pre_tokenizers
+    from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
     tokens = _field(reader, "tokenizer.ggml.tokens")
     types = _field(reader, "tokenizer.ggml.token_type")
     merges = [tuple(merge.split(" ")) for merge in _field(reader, "tokenizer.ggml.merges")]
-    backend = Tokenizer(models.BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
+    backend = Tokenizer(BPE(vocab={token: i for i, token in enumerate(tokens)}, merges=merges))
     backend.pre_tokenizer = pre_tokenizers.Sequence(
         [pre_tokenizers.Digits(individual_digits=True), pre_tokenizers.ByteLevel(add_prefix_space=False)]
     )
@@ -149,3 +151,18 @@ def _tokenizer(reader: Any) -> Any:
     )
     tokenizer.chat_template = _field(reader, "tokenizer.chat_template")
     return tokenizer
+
+
+def main() -> None:
+    """``python -m experiments.assets.smollm2 FOLDER`` writes the model as a Hugging Face folder."""
+    import argparse
+
+    parser = argparse.ArgumentParser(description=main.__doc__)
+    parser.add_argument("folder", type=Path)
+    folder = parser.parse_args().folder
+    models.save_pretrained(folder, *load())
+    print(f"SmolLM2-135M-Instruct is in {folder}")
+
+
+if __name__ == "__main__":
+    main()
