@@ -6,9 +6,9 @@ import re
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jaxalign
+from jaxalign.cli._flags import parse
 from jaxalign.errors import InputError
 
 __all__ = ["main"]
@@ -51,34 +51,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = COMMANDS[name]
         module = importlib.import_module(command.module)
-        config = _parse(getattr(module, command.config), flags, f"jaxalign {name}", command.summary)
+        config = parse(getattr(module, command.config), flags, program=f"jaxalign {name}", summary=command.summary)
         getattr(module, command.run)(config)
     except InputError as error:
         return _complain(str(error), BAD_INPUT)
     except KeyboardInterrupt:
         return _complain("interrupted", INTERRUPTED)
-    except SystemExit as stop:  # the parser's own: it has already said why
+    except SystemExit as stop:  # the parser's own, after --help
         return stop.code if isinstance(stop.code, int) else BAD_INPUT
+    except OSError as error:  # a folder that cannot be written, a disk that is full
+        if error.filename is None:
+            raise
+        return _complain(f"{error.filename}: {error.strerror}", BAD_INPUT)
     except Exception as error:
         advice = _out_of_memory(error)
         if advice is not None:
             return _complain(advice, FAILED)
-        if type(error).__name__ == "TrainingError":
+        if type(error).__name__ == "TrainingError" or isinstance(error, FloatingPointError):
             return _complain(str(error), FAILED)
         raise
     return 0
-
-
-def _parse(config: type, flags: Sequence[str], program: str, summary: str) -> Any:
-    import tyro
-
-    return tyro.cli(
-        config,
-        args=flags,
-        prog=program,
-        description=summary,
-        config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
-    )
 
 
 def _overview() -> str:

@@ -1,0 +1,72 @@
+"""From flags to a config: tyro parses, and whatever it finds wrong leaves here as one line."""
+
+import contextlib
+import dataclasses
+import difflib
+import io
+import re
+import typing
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from jaxalign.errors import InputError
+
+__all__ = ["parse"]
+
+
+def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> Any:
+    """Make the frozen dataclass ``config`` of command-line flags.
+
+    ``--help`` prints and raises ``SystemExit(0)``, as the parser does.
+
+    Raises:
+      InputError: an unknown flag (naming the nearest one), a missing one, a value that cannot be read, or what the
+        config's own checks refuse.
+    """
+    import tyro
+
+    known = sorted(_names(config))
+    for token in flags:
+        name = token.split("=", 1)[0].replace("_", "-")
+        if token.startswith("--") and len(name) > 2 and name not in known and not name.startswith(("--help", "--tyro")):
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean {near[0]}?" if near else f"{program} --help lists them all"
+            raise InputError(f"unknown flag {token.split('=', 1)[0]}; {hint}")
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            return tyro.cli(
+                config,
+                args=flags,
+                prog=program,
+                description=summary,
+                config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
+            )
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise InputError(_one_line(said.getvalue(), config.__name__)) from None
+
+
+def _names(config: type) -> Iterator[str]:
+    """The flags of a config; those of a config inside it stand beside its own."""
+    hints = typing.get_type_hints(config)
+    for field in dataclasses.fields(config):
+        if dataclasses.is_dataclass(hints[field.name]):
+            yield from _names(typing.cast(type, hints[field.name]))
+        else:
+            yield "--" + field.name.replace("_", "-")
+
+
+def _one_line(box: str, config_name: str) -> str:
+    """What the parser drew as a box, ``│ text │`` under a title and over a rule and a footer, as one line.
+
+    The parser has no public way to get at its reasons, so its words are read; of any other form all words are kept.
+    """
+    rows = [re.sub(r"\x1b\[[\d;]*m", "", row).strip().strip("│").strip() for row in box.splitlines()]
+    rows = [row for row in rows if row and not row.startswith(("╭", "╰"))]
+    rule = next((index for index, row in enumerate(rows) if set(row) == {"─"}), len(rows))
+    required = [found[0] for row in rows[:rule] if (found := re.fullmatch(r"(--[\w-]+) \S+", row))]
+    if required and rows[0].startswith("Missing from"):
+        return f"missing: {', '.join(name.split()[0] for name in required)}"
+    return " ".join(rows[:rule]).removeprefix(f"Error parsing {config_name}: ")
