@@ -1,10 +1,12 @@
 """``jaxalign sample``: completions of prompts, printed or written as records."""
 
+import functools
 import json
+import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxalign.errors import InputError
 
@@ -47,7 +49,9 @@ def run(config: SampleConfig) -> None:
     """Load the model, sample, print or write. Raises ``InputError`` for no prompt or an unusable one."""
     from jaxalign import data
 
-    records = [{"prompt": text} for text in config.prompt]
+    if config.output is not None and config.output.is_dir():
+        raise InputError(f"--output: {config.output} is a folder, not a file")
+    records: list[Any] = [{"prompt": text} for text in config.prompt]
     places = [f"--prompt {number}" for number in range(1, len(records) + 1)]
     if config.prompts is not None:
         loaded = data.load_records(config.prompts)
@@ -65,8 +69,12 @@ def run(config: SampleConfig) -> None:
     model_config = model_config.replace(compute_dtype=config.dtype)
     tokenizer = load_tokenizer(config.model)
     encoder = data.Encoder(tokenizer)
+    for record, place in zip(records, places, strict=True):
+        if record.get("prompt") is None:
+            raise InputError(f"{place}: missing field 'prompt'")
     ids = [data.prompt_tokens(record, encoder, place=place) for record, place in zip(records, places, strict=True)]
-    samples = sampling.generate(
+    generate = functools.partial(
+        sampling.generate,
         model_config,
         params,
         ids,
@@ -80,6 +88,10 @@ def run(config: SampleConfig) -> None:
         samples_per_prompt=config.samples_per_prompt,
         batch_size=config.batch_size,
     )
+    try:
+        samples = generate()
+    except InputError as error:
+        raise InputError(_as_flags(str(error), places)) from None
     rows = []
     for index in range(len(ids) * config.samples_per_prompt):
         prompt = records[index // config.samples_per_prompt]["prompt"]
@@ -99,3 +111,9 @@ def run(config: SampleConfig) -> None:
         return
     config.output.parent.mkdir(parents=True, exist_ok=True)
     config.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _as_flags(message: str, places: list[str]) -> str:
+    """The sampler's words about its arguments, as words about what was typed."""
+    message = re.sub(r"^generate: prompts\[(\d+)\](\[\d+\])?", lambda found: places[int(found[1])], message)
+    return re.sub(r"^generate: (\w+)", lambda found: f"--{found[1].replace('_', '-')}", message)
