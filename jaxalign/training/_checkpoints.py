@@ -197,13 +197,19 @@ def check_config(
         where: the run's folder, for the message.
 
     Raises:
-        InputError: naming the first entry that differs.
+        InputError: naming the first entry that differs, as a flag; a name with a space in it is no flag but what a
+            run was given ("tokenised data").
     """
     before, now = _flatten(saved), _flatten(current)
-    for name in sorted(before.keys() | now.keys()):
+    # Flags first: other data is mostly the consequence of another flag, which is then the one to name.
+    for name in sorted(before.keys() | now.keys(), key=lambda name: (" " in name, name)):
         if name in may_change or name.split(".")[-1] in may_change or before.get(name) == now.get(name):
             continue
-        flag = "--" + name.replace("_", "-")
+        if " " in name:
+            raise InputError(
+                f"{where} was started with other {name}: go on with the same, or give another --output-dir"
+            )
+        flag = "--" + name.split(".")[-1].replace("_", "-")
         raise InputError(
             f"{flag} is {json.dumps(now.get(name))}, but {where} was started with {json.dumps(before.get(name))}: "
             "go on with the same value, or give another --output-dir"
