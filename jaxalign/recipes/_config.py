@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 from jaxalign.data import Truncation
 from jaxalign.errors import InputError
@@ -64,15 +64,20 @@ class FitConfig:
     """Also write TensorBoard files into ``tensorboard`` beside metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "accumulation", "save_every", "keep_checkpoints", "log_every"):
-            if getattr(self, name) < 1:
-                raise InputError(f"--{name.replace('_', '-')}: must be at least 1, is {getattr(self, name)}")
-        if self.max_steps is not None and self.max_steps < 1:
-            raise InputError(f"--max-steps: must be at least 1, is {self.max_steps}")
+        _at_least(self, 0, "frozen_layers", "seed", "eval_every")
+        _at_least(self, 1, "max_steps", "epochs", "batch_size", "accumulation", "row_length")
+        _at_least(self, 1, "save_every", "keep_checkpoints", "log_every")
         if self.cache_trunk and not self.frozen_layers:
             raise InputError("--cache-trunk: nothing to cache without --frozen-layers")
         if self.row_length is not None and not self.packing:
             raise InputError("--row-length: rows are as long as the longest example without --packing")
+
+
+def _at_least(config: Any, least: int, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and value < least:
+            raise InputError(f"--{name.replace('_', '-')}: must be at least {least}, is {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -105,6 +110,16 @@ class RunConfig(FitConfig):
     """A prompt over its limit: stop and name it, keep its end, or leave the record out and count it."""
     completion_truncation: Literal["cut", "drop", "error"] = "cut"
     """An answer over the limit: cut it (it then gets no end-of-sequence token), leave it out, or stop."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 1, "dataset_limit", "max_prompt_length")
+        _at_least(self, 2, "max_length")
+        if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
+            raise InputError(
+                f"--max-prompt-length: {self.max_prompt_length} leaves no room for an answer in "
+                f"--max-length {self.max_length}"
+            )
 
     @property
     def truncation(self) -> Truncation:

@@ -91,17 +91,19 @@ def fit(
         raise InputError("--accumulation: this loss couples the rows of a batch; it needs them all at once (1)")
     if reference is not None and config.frozen_layers:
         raise InputError("--reference: with --frozen-layers the reference shares the frozen layers; leave it out")
-    _check_length(model_config, examples)
+    own = trainable if reference is None else reference
+    eval_examples = list(eval_examples)
+    _check_fit(model_config, [*examples, *eval_examples])
 
     layout = sharding.tree_shardings(models.logical_axes(split_config), _shapes(split_config), mesh)
     trainable_layout, base_layout = _like(layout, trainable), _like(layout, base)
     base = sharding.shard_tree(base, base_layout)
     frozen: dict[str, Params] = {"base": base, "reference": {}}
-    eval_examples = list(eval_examples)
-    carried = {spec.name for spec in data.extra_specs(examples)}
+    carried, also = ({spec.name for spec in data.extra_specs(some)} for some in (examples, eval_examples or examples))
+    if different := sorted((carried ^ also) & {"trunk", "reference_log_probs"}):
+        raise InputError(f"eval_examples: they and the examples must carry {different[0]} both, or neither")
     cache_reference = cache_reference and objective.needs_reference and "reference_log_probs" not in carried
     if objective.needs_reference and "reference_log_probs" not in carried:
-        own = trainable if reference is None else reference
         frozen["reference"] = training.copy_tree(own, trainable_layout)
 
     directory = None if directory is None else Path(directory)
@@ -130,7 +132,7 @@ def fit(
     source = _batches(examples, config, pad_token, shuffle=True)
     total_steps = len(source) if config.max_steps is None else config.max_steps
     optimizer, schedule = training.make_optimizer(config.optimizer, total_steps)
-    extra = objective.initial_extra(trainable)
+    extra = objective.initial_extra(own)
     state_layout = training.state_shardings(trainable, optimizer, mesh=mesh, shardings=trainable_layout, extra=extra)
     frozen_layout = {"base": base_layout, "reference": trainable_layout if frozen["reference"] else {}}
     step = training.make_train_step(
@@ -276,10 +278,18 @@ def _like(whole: Any, part: Any) -> Any:
     return {name: _like(whole[name], value) for name, value in part.items()}
 
 
-def _check_length(config: ModelConfig, examples: Sequence[Example]) -> None:
+def _check_fit(config: ModelConfig, examples: Sequence[Example]) -> None:
+    """An index past the end of a table would be read as its last row, without a word."""
     for example in examples:
-        if example.count("token") and int(example.positions.max()) >= config.max_positions:
+        if not example.count("token"):
+            continue
+        if int(example.positions.max()) >= config.max_positions:
             raise InputError(
                 f"--max-length: record {example.record_id} has positions up to {int(example.positions.max())}, but the "
                 f"model has {config.max_positions}"
+            )
+        if int(example.tokens.max()) >= config.vocab_size:
+            raise InputError(
+                f"--model: record {example.record_id} has the token {int(example.tokens.max())}, but the model's "
+                f"vocabulary has {config.vocab_size}: the tokenizer is another model's"
             )

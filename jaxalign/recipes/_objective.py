@@ -32,8 +32,8 @@ class Objective:
     """Whether the loss reads reference log-probs: those the batch carries, or those of ``frozen["reference"]``."""
     couples_rows: bool = False
     """Whether a row's loss depends on other rows: gradient accumulation would then change the result."""
-    initial_extra: Callable[[Params], dict[str, Any]] = lambda params: {}
-    """The train state's ``extra`` at step 0."""
+    initial_extra: Callable[[Params], dict[str, Any]] = lambda reference: {}
+    """The train state's ``extra`` at step 0, from the reference's own copy of what trains."""
     update_extra: Callable[..., dict[str, Any]] | None = None
     """``(extra, params, metrics, step) -> extra`` after each update, inside the step."""
     first_loss: float | None = None

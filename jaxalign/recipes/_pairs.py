@@ -42,9 +42,11 @@ def preference_objective(
     """
     moving = reference_update_every > 0
     if moving and not objective.needs_reference:
-        raise InputError(f"reference_update_every: loss {' + '.join(objective.loss)} reads no reference")
-    if reference_update_every < 0 or not 0 < reference_update_rate <= 1:
-        raise InputError("reference_update_every must be >= 0 and reference_update_rate in (0, 1]")
+        raise InputError(f"--reference-update-every: loss {' + '.join(objective.loss)} reads no reference")
+    if reference_update_every < 0:
+        raise InputError(f"--reference-update-every: must be at least 0, is {reference_update_every}")
+    if not 0 < reference_update_rate <= 1:
+        raise InputError(f"--reference-update-rate: must be in (0, 1], is {reference_update_rate}")
 
     def reference_log_probs(
         frozen: dict[str, Params], batch: Batch, extra: dict[str, Any], trunk: jax.Array | None
@@ -67,16 +69,18 @@ def preference_objective(
         policy = score_targets(
             config, models.combine(params, frozen["base"]), batch, trunk=trunk, temperature=objective.temperature
         )
-        scores = pair_scores(batch, policy, reference, length_desensitised=objective.length_desensitised)
-        terms = preference_terms(scores, policy, batch, objective, extra)
+        scores, desensitised = pair_scores(batch, policy, reference), None
+        if objective.length_desensitised is not None:
+            desensitised = pair_scores(batch, policy, reference, length_desensitised=objective.length_desensitised)
+        terms = preference_terms(scores, policy, batch, objective, extra, desensitised=desensitised)
         return terms, pair_metrics(scores, beta=objective.beta, with_reference=objective.needs_reference)
 
-    def initial_extra(params: Params) -> dict[str, Any]:
+    def initial_extra(reference: Params) -> dict[str, Any]:
         extra: dict[str, Any] = {}
         if "bco" in objective.loss:
             extra["reward_moments"] = (jnp.zeros((), jnp.float32), jnp.zeros((), jnp.float32))
         if moving:
-            extra["reference"] = jax.tree.map(jnp.copy, params)
+            extra["reference"] = jax.tree.map(jnp.copy, reference)
         return extra
 
     def update_extra(extra: dict[str, Any], params: Params, metrics: Metrics, step: jax.Array) -> dict[str, Any]:
@@ -96,7 +100,7 @@ def preference_objective(
     plain_dpo = objective.loss == ("sigmoid",) and not objective.policy_weighting
     return Objective(
         loss=loss,
-        needs_reference=objective.needs_reference,
+        needs_reference=objective.needs_reference and not moving,  # one that moves is in the state
         couples_rows=objective.couples_pairs,
         initial_extra=initial_extra,
         update_extra=update_extra if moving or "bco" in objective.loss else None,

@@ -61,29 +61,37 @@ class PreferenceObjective:
 
     def __post_init__(self) -> None:
         if not self.loss:
-            raise InputError("loss: name at least one")
+            raise InputError("--loss: name at least one")
         for name in self.loss:
             if name not in LOSSES:
-                raise InputError(f"loss: {name!r} is unknown; the losses are {', '.join(LOSSES)}")
+                raise InputError(f"--loss: {name!r} is unknown; the losses are {', '.join(LOSSES)}")
         if self.loss_weights and len(self.loss_weights) != len(self.loss):
-            raise InputError(f"loss_weights: {len(self.loss_weights)} weights for {len(self.loss)} losses")
+            raise InputError(f"--loss-weights: {len(self.loss_weights)} weights for {len(self.loss)} losses")
         defaults = {item.name: item.default for item in fields(PreferenceObjective)}
         taken = set().union(*(LOSSES[name].options for name in self.loss))
+        if self.divergence != "alpha":
+            taken.discard("divergence_alpha")
         for option in sorted(OPTIONS - taken):
             if getattr(self, option) != defaults[option]:
-                raise InputError(f"{option}: not read by loss {' + '.join(self.loss)}; leave it out")
-        if self.beta <= 0:
-            raise InputError(f"beta: must be above 0, is {self.beta}")
-        if self.temperature <= 0:
-            raise InputError(f"temperature: must be above 0, is {self.temperature}")
-        if "exo" in self.loss and not 0 < self.label_smoothing < 0.5:
-            raise InputError("label_smoothing: exo needs a value above 0 and below 0.5, e.g. 0.001")
-        if not 0 <= self.label_smoothing < 0.5:
-            raise InputError(f"label_smoothing: must be in [0, 0.5), is {self.label_smoothing}")
-        if not 0 <= self.unlikelihood_weight <= 1:
-            raise InputError(f"unlikelihood_weight: must be in [0, 1], is {self.unlikelihood_weight}")
-        if self.length_desensitised is not None and not 0 <= self.length_desensitised <= 1:
-            raise InputError(f"length_desensitised: must be in [0, 1], is {self.length_desensitised}")
+                why = f"loss {' + '.join(self.loss)}"
+                if option == "divergence_alpha" and any(option in LOSSES[name].options for name in self.loss):
+                    why = f"--divergence {self.divergence}"
+                raise InputError(f"{_flag(option)}: not read by {why}; leave it out")
+        for option, valid, allowed in (
+            ("beta", self.beta > 0, "above 0"),
+            ("temperature", self.temperature > 0, "above 0"),
+            ("discopop_temperature", self.discopop_temperature > 0, "above 0"),
+            ("label_smoothing", 0 <= self.label_smoothing < 0.5, "in [0, 0.5)"),
+            ("label_smoothing", "exo" not in self.loss or self.label_smoothing > 0, "above 0 for exo, e.g. 0.001"),
+            ("divergence_alpha", self.divergence_alpha != 0, "other than 0"),
+            ("unlikelihood_weight", 0 <= self.unlikelihood_weight <= 1, "in [0, 1]"),
+            ("length_desensitised", 0 <= (self.length_desensitised or 0) <= 1, "in [0, 1]"),
+            ("orpo_weight", self.orpo_weight >= 0, "at least 0"),
+            ("desirable_weight", self.desirable_weight >= 0, "at least 0"),
+            ("undesirable_weight", self.undesirable_weight >= 0, "at least 0"),
+        ):
+            if not valid:
+                raise InputError(f"{_flag(option)}: must be {allowed}, is {getattr(self, option)}")
 
     @property
     def coefficients(self) -> tuple[float, ...]:
@@ -99,6 +107,10 @@ class PreferenceObjective:
     def couples_pairs(self) -> bool:
         """Whether a pair's loss depends on the other pairs of the batch, so that micro-batches would change it."""
         return any(LOSSES[name].couples_pairs for name in self.loss)
+
+
+def _flag(option: str) -> str:
+    return "--" + option.replace("_", "-")
 
 
 PairLoss = Callable[[PairScores, PreferenceObjective, dict[str, Any]], jax.Array]
@@ -212,7 +224,8 @@ LOSSES: dict[str, _Loss] = {
     "nca": _Loss(_plain(losses.nca), _SHAPE),
     "apo_zero": _Loss(_plain(losses.apo_zero), _SHAPE),
     "apo_down": _Loss(_plain(losses.apo_down), _SHAPE),
-    "bco": _Loss(_bco, _SHAPE),
+    # The shift is a mean of whole answers' rewards.
+    "bco": _Loss(_bco, _SHAPE - {"length_desensitised"}),
     "aot": _Loss(_sorted(losses.aot), _SHAPE - {"policy_weighting"}, couples_pairs=True),
     "aot_unpaired": _Loss(_sorted(losses.aot_unpaired), _SHAPE - {"policy_weighting"}, couples_pairs=True),
     "kto": _Loss(_kto, _SHAPE | {"desirable_weight", "undesirable_weight"}, couples_pairs=True),
@@ -261,16 +274,19 @@ def preference_terms(
     batch: Batch,
     objective: PreferenceObjective,
     extra: dict[str, Any],
+    *,
+    desensitised: PairScores | None = None,
 ) -> Terms:
     """The terms of a train step, ``{name: (sum, weight, coefficient)}``: pair losses weigh by pairs, token losses by
     tokens, so that a mix is each loss's own mean, times its coefficient.
 
     Args:
-      scores: the pairs' scores.
+      scores: the pairs' scores, every token counted.
       policy: ``[B, S]`` (or ``[B, R, S]``) log-probabilities of the targets under the policy.
       batch: where they come from.
       objective: the losses and their options.
       extra: the train state's ``extra``; "bco" reads ``extra["reward_moments"]``, (sum, count) of implicit rewards.
+      desensitised: the scores that LD-DPO makes, for the losses that take that option; None = ``scores``.
     """
     terms: Terms = {}
     count = jnp.sum(scores.mask).astype(policy.dtype)
@@ -279,8 +295,9 @@ def preference_terms(
         if loss.pair is None:
             own = _token_terms(name, policy, batch, objective, coefficient)
         else:
-            values = loss.pair(scores, objective, extra)
-            if objective.policy_weighting:
+            seen = desensitised if desensitised is not None and "length_desensitised" in loss.options else scores
+            values = loss.pair(seen, objective, extra)
+            if objective.policy_weighting and "policy_weighting" in loss.options:
                 means = scores.averaged()
                 values = values * losses.wpo_weights(means.policy_chosen, means.policy_rejected)
             own = {name: (jnp.sum(jnp.where(scores.mask, values, 0.0)), count, coefficient)}

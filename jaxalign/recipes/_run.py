@@ -81,7 +81,7 @@ def run_recipe(
         eval_examples=eval_examples,
         directory=config.output_dir,
         pad_token=tokenizer.pad_token_id or 0,
-        identity={"data_fingerprint": data.fingerprint(examples)},
+        identity={"tokenised data": data.fingerprint(examples)},
         title=title,
     )
     if result.interrupted:
@@ -100,6 +100,11 @@ def _examples(name: str, records: Records, build: Build, tokenizer: Any, require
         raise InputError(
             f"{records.place(odd.record_id)}: not a preference: it needs prompt, chosen and rejected, or prompt, "
             "responses and ratings"
+        )
+    if not require_pairs and (pair := next((example for example in examples if example.count("pair")), None)):
+        raise InputError(
+            f"{records.place(pair.record_id)}: a preference has several answers: --answer chosen (or rejected) says "
+            "which to learn"
         )
     return examples
 

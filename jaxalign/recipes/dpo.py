@@ -7,7 +7,7 @@ Records: ``prompt`` + ``chosen`` + ``rejected`` (or both answers with the prompt
 variant; "preferred_ft" and "unlikelihood" are the paper's baselines through the same machinery.
 """
 
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Literal
 
 from jaxalign import data, models
@@ -47,6 +47,22 @@ class DPOConfig(PreferenceObjective, RunConfig):
     def __post_init__(self) -> None:
         RunConfig.__post_init__(self)
         PreferenceObjective.__post_init__(self)
+        if self.reference_update_every < 0:
+            raise InputError(f"--reference-update-every: must be at least 0, is {self.reference_update_every}")
+        if not 0 < self.reference_update_rate <= 1:
+            raise InputError(f"--reference-update-rate: must be in (0, 1], is {self.reference_update_rate}")
+        if self.reference_update_every and not self.needs_reference:
+            raise InputError(f"--reference-update-every: loss {' + '.join(self.loss)} reads no reference")
+        default_rate = {item.name: item.default for item in fields(DPOConfig)}["reference_update_rate"]
+        if self.reference_update_rate != default_rate and not self.reference_update_every:
+            raise InputError("--reference-update-rate: the reference does not move without --reference-update-every")
+        if self.reference is not None and self.frozen_layers:
+            raise InputError("--reference: with --frozen-layers the reference shares the frozen layers; leave it out")
+        if self.couples_pairs and self.accumulation > 1:
+            raise InputError(
+                f"--accumulation: loss {' + '.join(self.loss)} couples the pairs of a batch; it needs "
+                "them all at once (1)"
+            )
         if self.reference is not None and not self.needs_reference:
             raise InputError(f"--reference: loss {' + '.join(self.loss)} reads no reference")
         if self.reference_log_probs == "cached":
