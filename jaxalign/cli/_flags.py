@@ -25,9 +25,13 @@ def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> 
     """
     import tyro
 
-    known = sorted(_names(config))
-    for token in flags:
+    known = dict(_names(config))
+    given: list[str] = []
+    for token, following in zip(flags, [*flags[1:], "--"], strict=True):
         name = token.split("=", 1)[0].replace("_", "-")
+        given.append(token)
+        if known.get(name) is bool and "=" not in token and following.startswith("--"):
+            given.append("True")  # ``--packing`` alone means ``--packing True``
         if token.startswith("--") and len(name) > 2 and name not in known and not name.startswith(("--help", "--tyro")):
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean {near[0]}?" if near else f"{program} --help lists them all"
@@ -37,7 +41,7 @@ def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> 
         with contextlib.redirect_stderr(said):
             return tyro.cli(
                 config,
-                args=flags,
+                args=given,
                 prog=program,
                 description=summary,
                 config=(tyro.conf.OmitArgPrefixes, tyro.conf.FlagConversionOff),
@@ -48,14 +52,14 @@ def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> 
         raise InputError(_one_line(said.getvalue(), config.__name__)) from None
 
 
-def _names(config: type) -> Iterator[str]:
-    """The flags of a config; those of a config inside it stand beside its own."""
+def _names(config: type) -> Iterator[tuple[str, Any]]:
+    """The flags of a config with their types; those of a config inside it stand beside its own."""
     hints = typing.get_type_hints(config)
     for field in dataclasses.fields(config):
         if dataclasses.is_dataclass(hints[field.name]):
             yield from _names(typing.cast(type, hints[field.name]))
         else:
-            yield "--" + field.name.replace("_", "-")
+            yield "--" + field.name.replace("_", "-"), hints[field.name]
 
 
 def _one_line(box: str, config_name: str) -> str:

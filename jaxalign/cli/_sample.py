@@ -116,4 +116,5 @@ def run(config: SampleConfig) -> None:
 def _as_flags(message: str, places: list[str]) -> str:
     """The sampler's words about its arguments, as words about what was typed."""
     message = re.sub(r"^generate: prompts\[(\d+)\](\[\d+\])?", lambda found: places[int(found[1])], message)
-    return re.sub(r"^generate: (\w+)", lambda found: f"--{found[1].replace('_', '-')}", message)
+    message = re.sub(r"^generate: (\w+)", lambda found: f"--{found[1].replace('_', '-')}", message)
+    return message.replace("max_new_tokens", "--max-new-tokens")
