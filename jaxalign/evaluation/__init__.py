@@ -12,7 +12,7 @@ from jaxalign.evaluation._frontier import (
     interpolate_reward_at_kl,
     reward_difference_at_kl,
 )
-from jaxalign.evaluation._kl import SequenceKL, best_of_n_kl, sequence_kl
+from jaxalign.evaluation._kl import SequenceKL, sequence_kl
 from jaxalign.evaluation._plot import plot_frontier, save_figure
 from jaxalign.evaluation._tables import csv_table, difference_rows, frontier_rows, markdown_table
 from jaxalign.evaluation._text import distinct_n
@@ -23,7 +23,6 @@ __all__ = [
     "RewardAtKL",
     "RewardDifference",
     "SequenceKL",
-    "best_of_n_kl",
     "bootstrap_interval",
     "csv_table",
     "difference_rows",

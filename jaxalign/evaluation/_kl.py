@@ -1,6 +1,5 @@
 """How far a policy moved from its reference, measured on its own samples."""
 
-import math
 from dataclasses import dataclass
 
 import jax.numpy as jnp
@@ -10,7 +9,7 @@ import numpy.typing as npt
 from jaxalign.evaluation._bootstrap import Interval, bootstrap_interval
 from jaxalign.losses import kl_estimate
 
-__all__ = ["SequenceKL", "best_of_n_kl", "sequence_kl"]
+__all__ = ["SequenceKL", "sequence_kl"]
 
 
 @dataclass(frozen=True)
@@ -70,13 +69,3 @@ def sequence_kl(
         k1_per_sequence=k1,
         k3_per_sequence=k3,
     )
-
-
-def best_of_n_kl(n: int) -> float:
-    """Upper bound of KL(best-of-N || reference) in nats per sequence: ``log N - (N - 1) / N``.
-
-    Close to the KL itself where the reference spreads over many sequences (Beirami et al. 2024, arXiv 2401.01879).
-    """
-    if n < 1:
-        raise ValueError(f"best-of-N needs N of at least 1, got {n}")
-    return math.log(n) - (n - 1) / n

@@ -5,7 +5,7 @@ import itertools
 import numpy as np
 import pytest
 
-from jaxalign.evaluation import best_of_n_kl, distinct_n, sequence_kl
+from jaxalign.evaluation import distinct_n, sequence_kl
 from tests.tolerances import FLOAT32, FLOAT64
 
 
@@ -64,19 +64,6 @@ def test_groups_widen_the_interval():
 def test_bad_log_probs_are_refused(policy, reference, message):
     with pytest.raises(ValueError, match=message):
         sequence_kl(policy, reference, np.ones_like(np.asarray(policy), bool))
-
-
-def test_best_of_n_bound_holds_for_an_enumerated_distribution():
-    """KL of best-of-N over eight equally likely answers with distinct rewards, against log N - (N - 1) / N."""
-    ranks = np.arange(8)
-    for n in (1, 2, 4):
-        best = ((ranks + 1) / 8) ** n - (ranks / 8) ** n
-        exact = (best * np.log(best * 8)).sum()
-        assert exact <= best_of_n_kl(n) + FLOAT64
-    assert best_of_n_kl(1) == 0.0
-    assert best_of_n_kl(4) == pytest.approx(np.log(4) - 0.75)
-    with pytest.raises(ValueError, match="at least 1"):
-        best_of_n_kl(0)
 
 
 def test_distinct_n_counts_by_hand():
