@@ -13,7 +13,17 @@ PACKAGE = Path(__file__).parents[1] / "jaxalign"
 LAYERS = ["errors", "losses", "sharding", "models", "data", "training", "sampling", "evaluation", "recipes", "cli"]
 # Beside the layers: public checks of a loss, which see losses only.
 BESIDE = {"testing": {"errors", "losses", "testing"}}
-LOSSES_MAY_IMPORT = {"jax", "chex", "typing", "collections", "functools", "math", "dataclasses", "jaxalign.losses", "__future__"}
+LOSSES_MAY_IMPORT = {
+    "jax",
+    "chex",
+    "typing",
+    "collections",
+    "functools",
+    "math",
+    "dataclasses",
+    "jaxalign.losses",
+    "__future__",
+}
 
 
 def _imports(path: Path) -> set[str]:
