@@ -32,6 +32,7 @@ _AXES: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+@functools.partial(jax.jit, static_argnames=("config", "dtype"))
 def init(config: ModelConfig, key: jax.Array, *, dtype: jnp.dtype | str = jnp.float32) -> Params:
     """Random parameters: normal(0, 0.02), residual outputs scaled by 1/sqrt(2 L), norms 1, biases 0 (GPT-2's rule).
 
