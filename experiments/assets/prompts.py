@@ -61,8 +61,8 @@ def prefix_prompts(
     lengths = np.random.default_rng(seed).integers(low, high + 1, size=len(reviews))
     prompts = []
     for review, length in zip(reviews, lengths.tolist(), strict=True):
-        # 40 characters hold more than a token each; the whole review need not be tokenised.
-        ids = tuple(tokenizer.encode(review[: 40 * high], add_special_tokens=False))[:length]
+        # Tokens average far below 16 characters; the whole review need not be tokenised.
+        ids = tuple(tokenizer.encode(review[: 16 * high], add_special_tokens=False))[:length]
         opening = tokenizer.decode(ids).translate(_STRAIGHT)
         if len(ids) == length and opening and review.translate(_STRAIGHT).startswith(opening):
             prompts.append(Prompt(before_ids + ids, before + opening, opening))
