@@ -128,7 +128,8 @@ class _Suite:
         for got, want in zip(jax.tree.leaves(actual), jax.tree.leaves(expected), strict=True):
             got, want = np.asarray(got, np.float64), np.asarray(want, np.float64)
             if not np.allclose(got, want, rtol=_FLOAT32, atol=_FLOAT32):
-                where = np.unravel_index(np.nanargmax(np.abs(got - want)), got.shape) if got.shape else ()
+                worst = np.argmax(np.nan_to_num(np.abs(got - want), nan=np.inf))
+                where = np.unravel_index(worst, got.shape)
                 self.fail(property_, f"{message}: {got[where]} against {want[where]} at {tuple(map(int, where))}")
 
     def require_finite(self, property_: str, message: str, tree: Any) -> None:

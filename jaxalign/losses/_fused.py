@@ -97,7 +97,7 @@ def fused_token_log_probs(
     bias = None if bias is None else vary(bias, axes)
     token_axes = axes - {vocabulary_axis}
     ids = vary(targets.reshape(-1), token_axes)
-    return _log_probs(options, flat, unembedding, bias, ids).reshape(targets.shape)
+    return _compiled_log_probs(options, flat, unembedding, bias, ids).reshape(targets.shape)
 
 
 @partial(jax.custom_vjp, nondiff_argnums=(0,))
@@ -105,29 +105,31 @@ def _log_probs(options: Options, hidden: Array, unembedding: Array, bias: Array 
     return log_prob_walk(options, hidden, unembedding, bias, targets)[0]
 
 
-def _forward(
-    options: Options, hidden: Any, unembedding: Any, bias: Any, targets: Any
-) -> tuple[Array, tuple[Array | None, tuple[Any, ...]]]:
-    """Keeps either the direction of the hidden gradient, or what a second walk needs."""
+def _forward(options: Options, hidden: Any, unembedding: Any, bias: Any, targets: Any) -> tuple[Array, tuple[Any, ...]]:
+    """Keeps either the direction of the hidden gradient, or what a second walk needs.
+
+    Both paths keep a tuple of one structure, the part that is not needed empty: JAX remembers one structure for each
+    traced call, whichever arguments are differentiated.
+    """
     head_is_trained = unembedding.perturbed or (bias is not None and bias.perturbed)
     arguments = (hidden.value, unembedding.value, None if bias is None else bias.value, targets.value)
     if hidden.perturbed and not head_is_trained:
         log_probs, direction = direction_walk(options, *arguments)
-        return log_probs, (direction, arguments[:3])
+        return log_probs, (*arguments, jnp.zeros(0, log_probs.dtype), direction)
     log_probs, normaliser = log_prob_walk(options, *arguments)
-    return log_probs, (None, (*arguments, normaliser))
+    return log_probs, (*arguments, normaliser, jnp.zeros(0, log_probs.dtype))
 
 
-def _backward(options: Options, residuals: tuple[Array | None, tuple[Any, ...]], cotangent: Any) -> tuple[Any, ...]:
-    direction, rest = residuals
+def _backward(options: Options, residuals: tuple[Any, ...], cotangent: Any) -> tuple[Any, ...]:
+    hidden, unembedding, bias, targets, normaliser, direction = residuals
     if isinstance(cotangent, SymbolicZero):
         cotangent = jnp.zeros(cotangent.shape, cotangent.dtype)
-    if direction is None:
-        hidden, unembedding, bias, targets, normaliser = rest
+    if direction.shape != hidden.shape:
         return (*gradient_walk(options, hidden, unembedding, bias, targets, normaliser, cotangent), None)
-    hidden, unembedding, bias = rest
     zeros = [None if array is None else jnp.zeros_like(array) for array in (unembedding, bias)]
     return (direction * cotangent[:, None]).astype(hidden.dtype), *zeros, None
 
 
 _log_probs.defvjp(_forward, _backward, symbolic_zeros=True)
+# Compiled here as well, because an uncompiled shard_map refuses custom gradients that look at symbolic zeros.
+_compiled_log_probs = jax.jit(_log_probs, static_argnums=0)
