@@ -151,6 +151,7 @@ def read_extra(
         if name in allowed:
             if value not in allowed[name]:
                 raise InputError(f"{path}: {name} = {json.dumps(value)} is not implemented")
+            extra[name] = value
         elif name in INERT_FIELDS or name in inert:
             if not isinstance(value, dict):  # label maps and the like: nothing a language model needs back
                 extra[name] = tuple(value) if isinstance(value, list) else value
