@@ -168,7 +168,10 @@ def fine_tune(
         learning_rate=study.sft_learning_rate, schedule="cosine", warmup_steps=10, clip_norm=1.0
     )
     settings = FitConfig(max_steps=study.sft_steps, batch_size=study.sft_batch, optimizer=optimizer, seed=study.seed)
-    return recipes.fit(config, params, examples, recipes.likelihood_objective, settings, report=report).params
+    result = recipes.fit(config, params, examples, recipes.likelihood_objective, settings, report=report)
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result.params
 
 
 def sample(
@@ -248,6 +251,8 @@ def train(
         return {}
 
     result = recipes.fit(config, params, examples, make_objective, settings, evaluate=evaluate_after, report=report)
+    if result.interrupted:  # a stage that was stopped has no result to keep
+        raise KeyboardInterrupt
     return result.params
 
 

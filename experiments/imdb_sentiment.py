@@ -302,4 +302,8 @@ if __name__ == "__main__":
     try:
         main()
     except InputError as error:
-        sys.exit(f"imdb_sentiment: {error}")
+        print(f"imdb_sentiment: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("imdb_sentiment: stopped; the same command goes on with the stage that was running", file=sys.stderr)
+        sys.exit(130)
