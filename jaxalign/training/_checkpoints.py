@@ -94,7 +94,7 @@ class Checkpoints:
             step,
             args=args.Composite(
                 state=args.StandardSave(state),
-                checksums=args.JsonSave(fingerprint(state)),
+                arrays=args.JsonSave({"kinds": _kinds(state), "checksums": fingerprint(state)}),
                 data=args.JsonSave({"position": position}),
                 config=args.JsonSave(self.config),
                 metrics=args.JsonSave(dict(metrics or {})),
@@ -112,7 +112,8 @@ class Checkpoints:
             shardings: where to put it, on any mesh (``state_shardings``).
 
         Raises:
-            InputError: if the config differs in an entry that may not change, or no checkpoint can be read.
+            InputError: if the config differs in an entry that may not change, an array has another shape or dtype, or
+                no checkpoint can be read.
         """
         self._manager.wait_until_finished()
         target = jax.tree.map(
@@ -142,12 +143,19 @@ class Checkpoints:
 
     def _read(self, step: int, target: TrainState) -> Restored:
         args = self._ocp.args
-        jsons = ("checksums", "data", "config", "metrics")
+        jsons = ("arrays", "data", "config", "metrics")
         notes = self._manager.restore(step, args=args.Composite(**{name: args.JsonRestore() for name in jsons}))
         check_config(notes.config, self.config, may_change=self.may_change, where=str(self.directory))
+        kinds, wanted = notes.arrays["kinds"], _kinds(target)
+        for name in sorted(kinds.keys() | wanted.keys()):
+            if kinds.get(name) != wanted.get(name):
+                raise InputError(
+                    f"{self.directory}: {name} is {wanted.get(name, 'absent')} now, and {kinds.get(name, 'absent')} in "
+                    f"checkpoint {step}: another model or optimizer; give another --output-dir"
+                )
         state = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(target))).state
         found = fingerprint(state)
-        if wrong := [name for name in found if found[name] != notes.checksums.get(name)]:
+        if wrong := [name for name in found if found[name] != notes.arrays["checksums"].get(name)]:
             raise OSError(f"the checksum of {wrong[0]} does not match")
         return Restored(state, step, notes.data["position"], notes.config, notes.metrics)
 
@@ -224,6 +232,12 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def _kinds(tree: Any) -> dict[str, str]:
+    """Return ``{path: "float32[8, 24]"}``."""
+    leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
+    return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
 def _line(error: Exception) -> str:
