@@ -178,12 +178,14 @@ def _sorted(loss: Callable[..., jax.Array]) -> PairLoss:
     return pair
 
 
-def _plain(loss: Callable[..., jax.Array], **names: str) -> PairLoss:
-    """A loss of the four arrays and beta; ``names`` maps its further keywords to options."""
+def _plain(loss: Callable[..., jax.Array], *, divergent: bool = False, **names: str) -> PairLoss:
+    """A loss of the four arrays and beta, seen through the f-divergence where ``divergent``; ``names`` maps its further
+    keywords to options."""
 
     def pair(scores: PairScores, objective: PreferenceObjective, extra: dict[str, Any]) -> jax.Array:
         options = {keyword: getattr(objective, option) for keyword, option in names.items()}
-        return loss(*_divergent(scores, objective), beta=objective.beta, **options)
+        four = _divergent(scores, objective) if divergent else scores.four
+        return loss(*four, beta=objective.beta, **options)
 
     return pair
 
@@ -212,13 +214,20 @@ _SHAPE = frozenset({"beta", "length_desensitised", "policy_weighting"})
 _DIVERGENCE = _SHAPE | {"divergence", "divergence_alpha"}
 
 LOSSES: dict[str, _Loss] = {
-    "sigmoid": _Loss(_plain(losses.dpo, label_smoothing="label_smoothing"), _DIVERGENCE | {"label_smoothing"}),
+    "sigmoid": _Loss(
+        _plain(losses.dpo, divergent=True, label_smoothing="label_smoothing"), _DIVERGENCE | {"label_smoothing"}
+    ),
     "ipo": _Loss(_ipo, _DIVERGENCE | {"average_log_probs"}),
-    "hinge": _Loss(_plain(losses.hinge), _DIVERGENCE),
-    "robust": _Loss(_plain(losses.robust_dpo, label_smoothing="label_smoothing"), _DIVERGENCE | {"label_smoothing"}),
-    "exo": _Loss(_plain(losses.exo, label_smoothing="label_smoothing"), _DIVERGENCE | {"label_smoothing"}),
+    "hinge": _Loss(_plain(losses.hinge, divergent=True), _DIVERGENCE),
+    "robust": _Loss(
+        _plain(losses.robust_dpo, divergent=True, label_smoothing="label_smoothing"), _DIVERGENCE | {"label_smoothing"}
+    ),
+    "exo": _Loss(
+        _plain(losses.exo, divergent=True, label_smoothing="label_smoothing"), _DIVERGENCE | {"label_smoothing"}
+    ),
     "discopop": _Loss(
-        _plain(losses.discopop, temperature="discopop_temperature"), _DIVERGENCE | {"discopop_temperature"}
+        _plain(losses.discopop, divergent=True, temperature="discopop_temperature"),
+        _DIVERGENCE | {"discopop_temperature"},
     ),
     "sppo_hard": _Loss(_plain(losses.sppo_hard), _SHAPE),
     "nca": _Loss(_plain(losses.nca), _SHAPE),
