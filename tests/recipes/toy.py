@@ -1,0 +1,206 @@
+"""Tiny real things: a byte-level BPE tokenizer, Llama- and GPT-2-shaped models, records, recorded runs of ``fit``."""
+
+import functools
+import json
+import random
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxalign import data, models, recipes
+from jaxalign.training import OptimizerConfig
+from tests.tolerances import FLOAT32
+
+WORDS = ["the", "film", "was", "good", "and", "plot", "bad", "but", "it", "fun", "to", "watch"]
+STEPS = 5
+
+
+@functools.cache
+def tokenizer() -> Any:
+    """Byte-level BPE in which every word of ``WORDS`` with its space is one token."""
+    from tokenizers import Tokenizer, decoders, pre_tokenizers, trainers
+    from tokenizers import models as kinds
+    from transformers import PreTrainedTokenizerFast
+
+    bpe = Tokenizer(kinds.BPE())
+    bpe.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    bpe.decoder = decoders.ByteLevel()
+    trainer = trainers.BpeTrainer(
+        vocab_size=320,
+        special_tokens=["<eos>", "<pad>"],
+        initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
+        show_progress=False,
+    )
+    bpe.train_from_iterator([" " + " ".join(WORDS)] * 10, trainer)
+    return PreTrainedTokenizerFast(tokenizer_object=bpe, eos_token="<eos>", pad_token="<pad>")
+
+
+VOCABULARY = 304  # the tokenizer's, rounded up so that four devices can split it
+
+SHAPES = {
+    "llama": models.ModelConfig(
+        vocab_size=VOCABULARY, width=16, layers=3, heads=4, kv_heads=2, head_dim=8, mlp_width=32, max_positions=64,
+        tied_embeddings=True,
+    ),
+    "gpt2": models.ModelConfig(
+        vocab_size=VOCABULARY, width=16, layers=3, heads=4, kv_heads=4, head_dim=4, mlp_width=64, max_positions=64,
+        family="gpt2", norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False, attention_bias=True,
+        mlp_bias=True, tied_embeddings=True,
+    ),
+}  # fmt: skip
+
+
+@functools.cache
+def params(shape: str, seed: int = 0) -> Any:
+    """Parameters well away from the initial ones: attention is not uniform, biases are not zero."""
+    tree = models.init(SHAPES[shape], jax.random.key(seed))
+    flat, structure = jax.tree.flatten(tree)
+    keys = jax.random.split(jax.random.key(seed + 1), len(flat))
+    return structure.unflatten(
+        [leaf + 0.2 * jax.random.normal(key, leaf.shape) for leaf, key in zip(flat, keys, strict=True)]
+    )
+
+
+def write_model(folder: Path, shape: str = "llama", seed: int = 0) -> Path:
+    """A Hugging Face folder that ``load_pretrained`` and ``load_tokenizer`` read."""
+    models.save_pretrained(folder, SHAPES[shape], params(shape, seed), tokenizer())
+    return folder
+
+
+def words(count: int, source: random.Random) -> str:
+    return "".join(f" {source.choice(WORDS)}" for _ in range(count))
+
+
+def write_jsonl(path: Path, rows: list[Any]) -> Path:
+    path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows))
+    return path
+
+
+def ranked_records() -> list[dict[str, Any]]:
+    """Three prompts, three rated answers each: 3 + 2 + 3 pairs, of five different sizes."""
+    source = random.Random(1)
+    kinds = [(4, (3, 5, 2), (3, 1, 2)), (6, (2, 4, 3), (1, 1, 0)), (4, (3, 5, 2), (2, 3, 1))]
+    return [
+        {"prompt": words(prompt, source), "responses": [words(n, source) for n in answers], "ratings": list(ratings)}
+        for prompt, answers, ratings in kinds
+    ]
+
+
+def pair_records() -> list[dict[str, Any]]:
+    """The eight pairs of ``ranked_records``, a record each."""
+    return [
+        {"prompt": record["prompt"], "chosen": record["responses"][i], "rejected": record["responses"][j]}
+        for record in ranked_records()
+        for i, better in enumerate(record["ratings"])
+        for j, worse in enumerate(record["ratings"])
+        if better > worse
+    ]
+
+
+def demonstrations() -> list[dict[str, Any]]:
+    """Eight demonstrations of three different sizes."""
+    source = random.Random(2)
+    sizes = [(4, 3), (4, 6), (7, 2), (4, 3), (4, 6), (7, 2), (4, 3), (4, 6)]
+    return [{"prompt": words(prompt, source), "completion": words(answer, source)} for prompt, answer in sizes]
+
+
+def examples(records: list[dict[str, Any]], kind: Any = None) -> list[data.Example]:
+    return data.build_examples(records, tokenizer(), kind=kind)[0]
+
+
+@dataclass(frozen=True)
+class Run:
+    """What five updates did."""
+
+    losses: np.ndarray
+    grad_norms: np.ndarray
+    params: list[dict[str, np.ndarray]]
+    """Before the first update and after each."""
+    metrics: list[dict[str, float]]
+    tree: list[Any]
+    """``params`` as the model takes them."""
+
+    @property
+    def gradient(self) -> dict[str, np.ndarray]:
+        """That of the first update, from what plain SGD did with it, times the learning rate."""
+        return {name: before - self.params[1][name] for name, before in self.params[0].items()}
+
+
+def leaves(tree: Any) -> dict[str, np.ndarray]:
+    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+
+
+def train(
+    shape: str,
+    some_examples: list[data.Example],
+    make_objective: Callable[[models.ModelConfig], recipes.Objective],
+    *,
+    start: Any = None,
+    steps: int = STEPS,
+    learning_rate: float = 0.1,
+    reference: Any = None,
+    cache_reference: bool = False,
+    reference_temperature: float = 1.0,
+    **options: Any,
+) -> Run:
+    """``recipes.fit`` with plain SGD on whole-dataset batches, on one device unless ``mesh`` says more; recorded."""
+    config = recipes.FitConfig(**{
+        "max_steps": steps,
+        "batch_size": len(some_examples),
+        "mesh": "data=1",
+        "eval_every": 1,
+        "optimizer": OptimizerConfig(optimizer="sgd", learning_rate=learning_rate),
+    } | options)  # fmt: skip
+    trees: list[Any] = []
+
+    def keep(step: int, tree: Any) -> dict[str, float]:
+        assert step == len(trees)
+        trees.append(jax.tree.map(np.asarray, tree))
+        return {}
+
+    with tempfile.TemporaryDirectory() as folder:
+        recipes.fit(
+            SHAPES[shape],
+            params(shape) if start is None else start,
+            some_examples,
+            make_objective,
+            config,
+            reference=reference,
+            cache_reference=cache_reference,
+            reference_temperature=reference_temperature,
+            directory=folder,
+            evaluate=keep,
+            report=lambda done, total, note: None,
+        )
+        rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+    rows = [row for row in rows if "loss" in row]
+    assert len(rows) == steps
+    assert len(trees) == steps + 1
+    return Run(
+        losses=np.array([row["loss"] for row in rows]),
+        grad_norms=np.array([row["grad_norm"] for row in rows]),
+        params=[leaves(tree) for tree in trees],
+        metrics=rows,
+        tree=trees,
+    )
+
+
+def assert_same_run(found: Run, expected: Run) -> None:
+    """Equal losses, gradients and parameters, each to float32's tolerance of its own size; and something was learnt."""
+    assert abs(expected.losses[-1] - expected.losses[0]) > 0.01 * abs(expected.losses[0])
+    np.testing.assert_allclose(found.losses, expected.losses, rtol=FLOAT32, atol=FLOAT32)
+    np.testing.assert_allclose(found.grad_norms, expected.grad_norms, rtol=FLOAT32)
+    assert found.params[0].keys() == expected.params[0].keys()
+    for name, gradient in expected.gradient.items():
+        # Two parameters are subtracted for it: each is known to half a unit in its last place.
+        rounding = np.finfo(np.float32).eps * np.abs(expected.params[0][name]).max()
+        atol = FLOAT32 * np.abs(gradient).max() + rounding
+        np.testing.assert_allclose(found.gradient[name], gradient, rtol=FLOAT32, atol=atol, err_msg=name)
+    for name, value in expected.params[-1].items():
+        atol = FLOAT32 * np.abs(value).max()
+        np.testing.assert_allclose(found.params[-1][name], value, rtol=FLOAT32, atol=atol, err_msg=name)
