@@ -85,6 +85,8 @@ def fit(
     """
     mesh = sharding.parse_mesh(config.mesh)
     model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat)
+    if config.frozen_layers > model_config.layers:
+        raise InputError(f"--frozen-layers: the model has {model_config.layers} layers, not {config.frozen_layers}")
     split_config, trainable, base = models.freeze(model_config, params, config.frozen_layers)
     objective = make_objective(split_config)
     if objective.couples_rows and config.accumulation > 1:
