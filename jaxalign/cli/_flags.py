@@ -27,7 +27,7 @@ def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> 
 
     known = dict(_names(config))
     given: list[str] = []
-    for token, following in zip(flags, [*flags[1:], "--"], strict=True):
+    for token, following in zip(flags, [*flags, "--"][1:], strict=True):
         name = token.split("=", 1)[0].replace("_", "-")
         given.append(token)
         if known.get(name) is bool and "=" not in token and following.startswith("--"):
@@ -63,14 +63,20 @@ def _names(config: type) -> Iterator[tuple[str, Any]]:
 
 
 def _one_line(box: str, config_name: str) -> str:
-    """What the parser drew as a box, ``│ text │`` under a title and over a rule and a footer, as one line.
+    """What the parser drew as a box, as one line: its words up to the first rule, below which stands where help is.
 
-    The parser has no public way to get at its reasons, so its words are read; of any other form all words are kept.
+    The parser has no public way to get at its reasons, so its words are read. It draws ``╭─ title ─╮``, ``│ text │``;
+    where standard output is not UTF-8, a title, a rule and indented text.
     """
-    rows = [re.sub(r"\x1b\[[\d;]*m", "", row).strip().strip("│").strip() for row in box.splitlines()]
-    rows = [row for row in rows if row and not row.startswith(("╭", "╰"))]
-    rule = next((index for index, row in enumerate(rows) if set(row) == {"─"}), len(rows))
-    required = [found[0] for row in rows[:rule] if (found := re.fullmatch(r"(--[\w-]+) \S+", row))]
-    if required and rows[0].startswith("Missing from"):
-        return f"missing: {', '.join(name.split()[0] for name in required)}"
-    return " ".join(rows[:rule]).removeprefix(f"Error parsing {config_name}: ")
+    rows = [re.sub(r"\x1b\[[\d;]*m", "", row).strip() for row in box.splitlines()]
+    parts: list[list[str]] = [[]]
+    for row in [row.strip("│").strip() for row in rows if row and row[0] not in "╭╰"]:
+        if re.fullmatch(r"[─-]{8,}", row):
+            parts.append([])
+        else:
+            parts[-1].append(row)
+    said = parts[0] if any(row.startswith("╭") for row in rows) else parts[min(1, len(parts) - 1)]
+    if said and said[0].startswith("Missing from"):
+        required = [found[1] for row in said if (found := re.fullmatch(r"(--[\w-]+) [A-Z]+", row))]
+        return f"missing: {', '.join(required)}"
+    return " ".join(said).strip().removeprefix(f"Error parsing {config_name}: ")
