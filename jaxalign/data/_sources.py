@@ -86,7 +86,7 @@ def _read_jsonl(path: Path) -> Generator[_Row, None, None]:
             if not line.strip():
                 continue
             try:
-                yield number, _parse(line)
+                yield number, _parse(line.rstrip("\r\n"))  # a line break in a string is not what was wrong
             except ValueError as error:
                 yield number, InputError(f"invalid JSON: {_reason(error)}")
 
