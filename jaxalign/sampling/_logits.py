@@ -100,13 +100,13 @@ def draw_token(logits: jax.Array, uniform: jax.Array) -> jax.Array:
     noise takes one a token: 1.5 ms against 25 for 16 rows of 50,257 on two CPU cores (one running sum: 7).
 
     Args:
-        logits: ``[V, B]``, -inf where excluded.
+        logits: ``[V, B]``, each row's largest 0, -inf where excluded.
         uniform: ``[2, B]``.
 
     Returns:
         int32 ``[B]``.
     """
-    blocks = _blocks(logits - logits.max(0))
+    blocks = _blocks(logits)
     block = draw(jnp.exp(blocks).sum(1).T, uniform[0])
     inside = draw(jnp.exp(_block_of_each_row(blocks, block)), uniform[1])
     return block * BLOCK + inside
