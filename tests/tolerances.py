@@ -1,4 +1,4 @@
-"""Every numerical tolerance of the test suite, written once with its reason. Never relaxed: a failing equality is a bug."""
+"""Every numerical tolerance of the test suite, once, with its reason. Never relaxed: a failing equality is a bug."""
 
 # Relative and absolute error of two float64 evaluations of the same closed form.
 FLOAT64 = 1e-10
