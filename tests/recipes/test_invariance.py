@@ -102,7 +102,8 @@ def assert_only_the_top_moved(found: Run):
         moved = found.params[-1][name] != before
         if "stacks" in name:
             assert not moved[0].any()
-            assert moved[1:].any(), name
+            # A bias of the keys shifts all scores of a query alike: the softmax does not see it.
+            assert moved[1:].any() or "['key']['bias']" in name, name
         else:
             assert moved.any() == ("final_norm" in name), name
 
