@@ -13,8 +13,8 @@ BIN := $(VENV)/bin
 # The accelerator this machine has, by what its driver leaves behind; empty on a CPU-only machine.
 ACCELERATOR := $(shell if command -v nvidia-smi >/dev/null 2>&1 && nvidia-smi -L >/dev/null 2>&1; then echo cuda; \
 	elif ls /dev/accel* >/dev/null 2>&1; then echo tpu; fi)
-EXTRAS := dev$(if $(ACCELERATOR),$(comma)$(ACCELERATOR))
 comma := ,
+EXTRAS := dev$(if $(ACCELERATOR),$(comma)$(ACCELERATOR))
 
 # Two test workers on two cores; more cores take more.
 WORKERS ?= 2
