@@ -67,7 +67,7 @@ def answers(examples, policy, reference):
 
 
 def pair_values(name, given, objective, shift=0.0):
-    """One value a pair, from METHODS' formulas."""
+    """One value a pair, from the papers' formulas."""
     beta, e = objective.beta, objective.label_smoothing
     options = LOSSES[name].options
     pw, pl, rw, rl = given.sums()
