@@ -115,6 +115,9 @@ class RunConfig(FitConfig):
         super().__post_init__()
         _at_least(self, 1, "dataset_limit", "max_prompt_length")
         _at_least(self, 2, "max_length")
+        if self.eval_dataset is None and (self.eval_every or self.eval_split != "train"):
+            flag = "--eval-every" if self.eval_every else "--eval-split"
+            raise InputError(f"{flag}: there is nothing to evaluate on without --eval-dataset")
         if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
             raise InputError(
                 f"--max-prompt-length: {self.max_prompt_length} leaves no room for an answer in "

@@ -3,6 +3,10 @@
 import contextlib
 import io
 import json
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 
@@ -56,6 +60,32 @@ def test_a_bad_row_is_named_with_file_row_and_field(case, dpo):
 def test_a_json_error_names_its_row(dpo):
     rows = [json.dumps(GOOD)] * 6 + ['{"prompt": "the film", "chosen": " was'] + [json.dumps(GOOD)] * 2
     assert dpo(rows).startswith("FILE: row 7: invalid JSON: Unterminated string")
+
+
+def test_in_a_process_of_its_own_the_line_is_all_there_is(model, tmp_path):
+    path = toy.write_jsonl(tmp_path / "rows.jsonl", [GOOD] * 6 + ["{"])
+    done = subprocess.run(
+        [
+            sys.executable,
+            "-m",
+            "jaxalign",
+            "dpo",
+            "--model",
+            model,
+            "--dataset",
+            path,
+            "--output-dir",
+            tmp_path / "out",
+        ],
+        capture_output=True,
+        text=True,
+        timeout=300,
+        env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2]), "JAX_PLATFORMS": "cpu"},
+    )
+    assert (done.returncode, done.stdout) == (2, "")
+    assert done.stderr.startswith(f"jaxalign: {path}: row 7: invalid JSON: ")
+    assert done.stderr.count("\n") == 1
+    assert not (tmp_path / "out").exists()
 
 
 def test_a_prompt_over_the_limit_is_named_with_what_to_do(dpo):
@@ -202,6 +232,8 @@ BAD_FLAGS = {
         ["--max-length", "8", "--max-prompt-length", "8"],
         "--max-prompt-length: 8 leaves no room for an answer in --max-length 8",
     ),
+    "evaluation of nothing": (["--eval-every", "5"], "--eval-every: there is nothing to evaluate on without --eval-"),
+    "a split of nothing": (["--eval-split", "test"], "--eval-split: there is nothing to evaluate on without --eval-"),
     "no rows": (["--dataset-limit", "0"], "--dataset-limit: must be at least 1, is 0"),
     "weights without losses": (["--loss-weights", "1", "2"], "--loss-weights: 2 weights for 1 losses"),
     "an unread reference": (["--loss", "simpo", "--reference", "x"], "--reference: loss simpo reads no reference"),
