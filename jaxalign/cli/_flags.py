@@ -49,7 +49,7 @@ def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> 
     except SystemExit as stop:
         if not stop.code:
             raise
-        raise InputError(_one_line(said.getvalue(), config.__name__)) from None
+        raise InputError(_one_line(said.getvalue())) from None
 
 
 def _names(config: type) -> Iterator[tuple[str, Any]]:
@@ -62,7 +62,7 @@ def _names(config: type) -> Iterator[tuple[str, Any]]:
             yield "--" + field.name.replace("_", "-"), hints[field.name]
 
 
-def _one_line(box: str, config_name: str) -> str:
+def _one_line(box: str) -> str:
     """What the parser drew as a box, as one line: its words up to the first rule, below which stands where help is.
 
     The parser has no public way to get at its reasons, so its words are read. It draws ``╭─ title ─╮``, ``│ text │``;
@@ -79,4 +79,5 @@ def _one_line(box: str, config_name: str) -> str:
     if said and said[0].startswith("Missing from"):
         required = [found[1] for row in said if (found := re.fullmatch(r"(--[\w-]+) [A-Z]+", row))]
         return f"missing: {', '.join(required)}"
-    return " ".join(said).strip().removeprefix(f"Error parsing {config_name}: ")
+    # A config's own check names the flag itself; the parser puts the config's name before it.
+    return re.sub(r"^Error parsing \w+: ", "", " ".join(said).strip())

@@ -273,7 +273,7 @@ BAD_FLAGS = {
         ["--batch-size", "3", "--mesh", "data=2"],
         "--batch-size: 3 rows do not divide into 2 data shards (--mesh)",
     ),
-    "a negative learning rate": (["--learning-rate", "-1"], "--learning-rate -1.0: must not be negative"),
+    "a negative learning rate": (["--learning-rate", "-1"], "--learning-rate -1.0: must "),
 }  # fmt: skip
 
 
