@@ -106,8 +106,8 @@ def pair_values(name, given, objective, shift=0.0):
             "hinge": lambda: np.maximum(0, 1 - beta * h),
             "robust": lambda: (-(1 - e) * log_sigmoid(beta * h) + e * log_sigmoid(-beta * h)) / (1 - 2 * e),
             "exo": lambda: (
-                sigmoid(beta * h) * (log_sigmoid(beta * h) - np.log(1 - e))
-                + sigmoid(-beta * h) * (log_sigmoid(-beta * h) - np.log(e))
+                sigmoid(beta * h) * (log_sigmoid(beta * h) - np.log(1 - (e or 1e-3)))
+                + sigmoid(-beta * h) * (log_sigmoid(-beta * h) - np.log(e or 1e-3))
             ),
             "sppo_hard": lambda: (a - 1 / (2 * beta)) ** 2 + (b + 1 / (2 * beta)) ** 2,
             "nca": lambda: -log_sigmoid(beta * a) - log_sigmoid(-beta * a) / 2 - log_sigmoid(-beta * b) / 2,
@@ -160,6 +160,7 @@ def objective(*names, **options):
 
 OBJECTIVES = {name: objective(name) for name in LOSSES} | {
     "cDPO": objective("sigmoid", label_smoothing=0.2),
+    "exo, certain labels": objective("exo", label_smoothing=0.0),
     "forward KL": objective("sigmoid", divergence="forward_kl"),
     "Jensen-Shannon": objective("ipo", divergence="jensen_shannon"),
     "alpha divergence": objective("hinge", divergence="alpha", divergence_alpha=0.7),
@@ -369,7 +370,6 @@ REFUSED = {
     "--simpo-margin: not read by loss sigmoid": {"simpo_margin": 1.0},
     "--beta: must be above 0, is 0": {"beta": 0.0},
     "--temperature: must be above 0": {"temperature": 0.0},
-    "--label-smoothing: must be above 0 for exo": {"loss": ("exo",)},
     "--label-smoothing: must be in [0, 0.5)": {"label_smoothing": 0.5},
     "--unlikelihood-weight: must be in [0, 1]": {"loss": ("unlikelihood",), "unlikelihood_weight": 1.5},
     "--length-desensitised: must be in [0, 1]": {"length_desensitised": -0.5},
