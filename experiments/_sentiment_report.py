@@ -205,7 +205,8 @@ def _report(
         f"```\n{samples}\n```",
         "## Judge, last step minus start model",
         "\n".join(f"- {line}" for line in _gain_lines(gains)),
-        "The judge is a naive Bayes model of character n-grams; it saw none of the reviews that the reward saw.",
+        "The judge is a naive Bayes model of character n-grams"
+        + ("; it saw none of the reviews that the reward saw." if study.reward == "packaged" else "."),
         "## Reward against KL",
         "![frontier](frontier.png)",
         table,

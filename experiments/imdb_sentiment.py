@@ -14,7 +14,8 @@ of the reward's data.
         so it shows the method, not fluency.
     python -m experiments.imdb_sentiment --preset paper --output-dir runs/imdb-paper
         gpt2-large, stanfordnlp/imdb and a RoBERTa sentiment classifier from a hub; one accelerator with 40 GB or more,
-        hours. The paper's figure 2, left: DPO dominates every other method's frontier.
+        hours. The paper's figure 2, left: DPO dominates every other method's frontier. (Its 25,000 prefixes are 11,000
+        here: reviews are split into disjoint parts for SFT, judge and prompts.)
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, a killed one
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
@@ -47,6 +48,7 @@ from experiments.assets.prompts import REVIEW_REQUEST, Prompt, prefix_prompts
 from jaxalign import models, recipes, sampling
 from jaxalign.errors import InputError
 from jaxalign.recipes import PreferenceObjective
+from jaxalign.training import fingerprint
 
 PRESETS = {
     "smollm2": Study(
@@ -82,14 +84,14 @@ PRESETS = {
         reviews="stanfordnlp/imdb",
         reward="siebert/sentiment-roberta-large-english",
         lead="",
-        prompts=25_000,
+        prompts=11_000,
         held_out=512,
         held_out_samples=2,
         max_new_tokens=48,
         sampling_batch=512,
         sft_steps=780,
         sft_learning_rate=1e-5,
-        steps=1500,
+        steps=680,
         learning_rate=1e-6,
         warmup_steps=150,
         measure_every=100,
@@ -138,26 +140,31 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
     stages = Stages(output / "stages", total=5 + (study.sft_steps > 0) + len(runs), console=console)
     reviews, raters, accuracy = _raters(study, stages)
     config, params, tokenizer = _model(study)
-    prompts = prefix_prompts(tokenizer, reviews.prompts.texts, study.seed, chat=study.chat, lead=study.lead)
+    texts = reviews.prompts.texts
+    if study.reward != "packaged":  # a foreign reward leaves its part of the reviews unused
+        texts += reviews.reward.texts
+    prompts = prefix_prompts(tokenizer, texts, study.seed, chat=study.chat, lead=study.lead)
     if len(prompts) < study.prompts + study.held_out:
         raise InputError(
             f"--prompts: {study.prompts} + {study.held_out} held out, but there are {len(prompts)} prefixes"
         )
     training, held_out = prompts[: study.prompts], prompts[study.prompts : study.prompts + study.held_out]
-    known: dict[str, Any] = {"study": _inputs(study), "reviews": digest(reviews.prompts.texts)}
+    weights = sorted(fingerprint(params).items())  # a local folder of the same name may hold other weights
+    known: dict[str, Any] = {"study": _inputs(study), "reviews": digest(texts), "weights": digest(weights)}
+    sampled = {"study": _inputs(study, without=TRAINING), "reviews": digest(texts), "weights": digest(weights)}
 
     if study.sft_steps:
         params = stages.stage(
             "start-model",
-            known | {"sft": digest(reviews.sft.texts)},
+            sampled | {"sft": digest(reviews.sft.texts)},
             lambda report: fine_tune(config, params, tokenizer, reviews.sft.texts, study, report),
             *TREE,
         )
-    examples = _preferences(stages, known, config, params, tokenizer, training, raters, study)
+    examples = _preferences(stages, sampled, config, params, tokenizer, training, raters, study)
     start = _measurement(
         stages,
         "start-measured",
-        known,
+        sampled,
         lambda report: measure(
             config, params, None, tokenizer, held_out, raters, study, step=0, each=study.best_of_n, report=report
         ),
@@ -208,9 +215,13 @@ class _Quiet:
         return None
 
 
-def _inputs(study: Study) -> dict[str, Any]:
-    """What decides every stage's result: the study without the lists of runs, so that adding one keeps the others."""
-    apart = ("dpo_betas", "preferred_ft_seeds", "unlikelihood_alphas", "compare_at")
+# Fields that decide the runs, but not what is sampled from the start model.
+TRAINING = ("frozen_layers", "steps", "prompts_per_step", "learning_rate", "warmup_steps", "measure_every")
+
+
+def _inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any]:
+    """What decides a stage's result: the study without the lists of runs, so that adding one keeps the others."""
+    apart = ("dpo_betas", "preferred_ft_seeds", "unlikelihood_alphas", "compare_at", *without)
     return {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
 
 

@@ -27,7 +27,6 @@ def _run(command: list[str], folder: Path) -> str:
         "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
         "HF_HUB_OFFLINE": "1",
     }
-    environment.pop("XLA_FLAGS", None)
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
     assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
     return done.stdout

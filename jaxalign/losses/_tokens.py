@@ -134,7 +134,7 @@ def length_desensitised_weights(token_index: Array, shorter_length: Array, *, al
 
         log pi_LD(y) = sum_{t < l} log pi(y_t) + alpha * sum_{t >= l} log pi(y_t),    l = min(|y_w|, |y_l|)
 
-    (Liu et al. 2024, arXiv 2409.06411, equation 8.) Multiply the policy's and the reference's token log-probabilities
+    (Liu et al. 2024, arXiv 2409.06411.) Multiply the policy's and the reference's token log-probabilities
     by the weights before :func:`sequence_log_prob`. ``alpha=1`` is DPO.
 
     Args:

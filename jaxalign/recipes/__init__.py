@@ -4,6 +4,7 @@ No numerics of a loss (jaxalign.losses), no train step (jaxalign.training); no t
 (jaxalign.data). In a notebook: ``fit`` with an objective; from the shell: ``sft.run`` and ``dpo.run``.
 """
 
+from jaxalign.recipes import dpo, sft
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk, example_log_probs
 from jaxalign.recipes._config import FitConfig, RunConfig
 from jaxalign.recipes._fit import FitResult, fit
@@ -13,20 +14,26 @@ from jaxalign.recipes._pairs import preference_objective
 from jaxalign.recipes._preference import LOSSES, PreferenceObjective
 from jaxalign.recipes._run import load_tokenizer
 from jaxalign.recipes._scores import score_targets
+from jaxalign.recipes.dpo import DPOConfig
+from jaxalign.recipes.sft import SFTConfig
 
 __all__ = [
     "LOSSES",
+    "DPOConfig",
     "FitConfig",
     "FitResult",
     "Objective",
     "PreferenceObjective",
     "RunConfig",
+    "SFTConfig",
     "attach_reference_log_probs",
     "attach_trunk",
+    "dpo",
     "example_log_probs",
     "fit",
     "likelihood_objective",
     "load_tokenizer",
     "preference_objective",
     "score_targets",
+    "sft",
 ]

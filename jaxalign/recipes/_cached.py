@@ -38,7 +38,8 @@ def attach_trunk(
       batch_size: examples computed at a time (all devices together).
     """
     rows = _map_rows(_trunk, config, {"base": base}, examples, mesh=mesh, batch_size=batch_size)
-    trunk = [row[: example.count("token")] for row, example in zip(rows, examples, strict=True)]
+    # Copies: a view would keep the padded batch that it is cut from.
+    trunk = [row[: example.count("token")].copy() for row, example in zip(rows, examples, strict=True)]
     return data.with_extras(examples, token={"trunk": trunk})
 
 
@@ -103,7 +104,7 @@ def attach_reference_log_probs(
         ):
             digest.update(part.encode())
         path = directory / f"reference-{digest.hexdigest()[:24]}.safetensors"
-        if path.is_file():
+        if _everywhere(path.is_file()):
             logger.info("reference log-probs: read from %s", path)
             return _with_log_probs(examples, _read(path))
     rows = example_log_probs(
@@ -128,6 +129,15 @@ def _log_probs(config: ModelConfig, frozen: dict[str, Params], batch: Batch, *, 
     return score_targets(config, whole, batch, trunk=frozen_trunk(config, frozen, batch), temperature=temperature)
 
 
+def _everywhere(here: bool) -> bool:
+    """Whether it is so on every process: what follows is done by all of them or by none."""
+    if jax.process_count() == 1:
+        return here
+    from jax.experimental import multihost_utils
+
+    return bool(np.all(multihost_utils.process_allgather(np.asarray(here))))
+
+
 def _with_log_probs(examples: Sequence[Example], flat: np.ndarray) -> list[Example]:
     ends = np.cumsum([example.count("target") for example in examples])
     return data.with_extras(examples, target={"reference_log_probs": np.split(flat, ends[:-1])})
@@ -147,13 +157,14 @@ def _map_rows(
     The shardings are those of the arguments: parameters as they lie, rows over the data axes.
     """
     shards = sharding.data_shards(mesh)
+    part, parts = sharding.row_share(mesh)
     source = data.make_batches(
         examples,
         batch_size=-(-batch_size // shards) * shards,
         shuffle=False,
         num_epochs=1,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=parts,
     )
     found: list[np.ndarray] = []
     waiting: jax.Array | None = None

@@ -49,7 +49,6 @@ def fit(
     *,
     reference: Params | None = None,
     cache_reference: bool = False,
-    reference_temperature: float = 1.0,
     eval_examples: Sequence[Example] = (),
     directory: str | Path | None = None,
     pad_token: int = 0,
@@ -69,13 +68,12 @@ def fit(
       config: the run.
       reference: the reference model's parameters, for methods that read one; None = ``params`` as they are now.
       cache_reference: compute reference log-probs once, before training, instead of in every step: same numbers.
-      reference_temperature: the softmax temperature they are computed at, the objective's own.
       eval_examples: held-out examples for ``config.eval_every``.
       directory: where checkpoints, metrics.jsonl and caches go; a run that is there continues. None keeps nothing.
       pad_token: id written into padding; no result depends on it.
       identity: further values that a continued run must share with the one it continues (data, model ...).
       evaluate: ``(step, whole model's parameters, in one stack) -> values``, called and written where the loss is
-        evaluated.
+        evaluated. What it keeps of the parameters it must copy: the next step reuses their memory.
       report: called as ``report(done, total, note)`` after every step, instead of a progress bar.
       title: the word before the progress bar.
 
@@ -106,7 +104,8 @@ def fit(
         raise InputError(f"eval_examples: they and the examples must carry {different[0]} both, or neither")
     cache_reference = cache_reference and objective.needs_reference and "reference_log_probs" not in carried
     if objective.needs_reference and "reference_log_probs" not in carried:
-        frozen["reference"] = training.copy_tree(own, trainable_layout)
+        # Not a copy: the state that is donated has buffers of its own (create_state), nothing donates these.
+        frozen["reference"] = sharding.shard_tree(own, trainable_layout)
 
     directory = None if directory is None else Path(directory)
     batch_size = config.batch_size
@@ -122,7 +121,7 @@ def fit(
                 base,
                 frozen["reference"],
                 examples,
-                temperature=reference_temperature,
+                temperature=objective.temperature,
                 mesh=mesh,
                 batch_size=batch_size,
                 directory=None if directory is None else directory / "cache",
@@ -131,7 +130,7 @@ def fit(
         examples, eval_examples = attach(examples), attach(eval_examples) if eval_examples else []
         frozen["reference"] = {}
 
-    source = _batches(examples, config, pad_token, shuffle=True)
+    source = _batches(examples, config, mesh, pad_token, shuffle=True)
     total_steps = len(source) if config.max_steps is None else config.max_steps
     optimizer, schedule = training.make_optimizer(config.optimizer, total_steps)
     extra = objective.initial_extra(own)
@@ -151,8 +150,12 @@ def fit(
     checkpoints, restored = None, None
     if directory is not None:
         described = json.loads(json.dumps(dataclasses.asdict(config) | (identity or {}), default=str))
+        may_change = UNCHECKED
+        if config.optimizer.schedule != "constant":
+            # The schedule falls over the whole run: with another length every update so far would have been another.
+            may_change = UNCHECKED - {"max_steps", "epochs"}
         checkpoints = training.Checkpoints(
-            directory / "checkpoints", config=described, keep=config.keep_checkpoints, may_change=tuple(UNCHECKED)
+            directory / "checkpoints", config=described, keep=config.keep_checkpoints, may_change=tuple(may_change)
         )
         like = training.state_shapes(trainable, optimizer, extra=extra)
         restored = checkpoints.restore(like, state_layout)
@@ -179,7 +182,7 @@ def fit(
         if report is not None:
             report(index, total_steps, f"loss {values['loss']:.4g}")
         expected = objective.first_loss
-        if index == 1 and expected is not None and reference is None:
+        if index == 1 and expected is not None and reference is None and "reference_log_probs" not in carried:
             tolerance = FIRST_LOSS_TOLERANCE[config.dtype]
             if not math.isclose(values["loss"], expected, rel_tol=tolerance, abs_tol=tolerance):
                 raise training.TrainingError(
@@ -214,7 +217,7 @@ def fit(
                 evaluate_every=config.eval_every,
                 observe=observe,
                 identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
-                count_tokens=lambda batch: int((batch.example > 0).sum()) * jax.process_count(),
+                count_tokens=lambda batch: int((batch.example > 0).sum()) * sharding.row_share(mesh)[1],
             )
     finally:
         batches.close()
@@ -227,12 +230,15 @@ def fit(
     return FitResult(whole_config, whole, result.step, result.metrics or metrics, result.interrupted)
 
 
-def _batches(examples: Sequence[Example], config: FitConfig, pad_token: int, *, shuffle: bool) -> BatchSource:
+def _batches(
+    examples: Sequence[Example], config: FitConfig, mesh: jax.sharding.Mesh, pad_token: int, *, shuffle: bool
+) -> BatchSource:
+    part, parts = sharding.row_share(mesh)
     return data.make_batches(
         examples,
         batch_size=config.batch_size,
-        process_index=jax.process_index(),
-        process_count=jax.process_count(),
+        process_index=part,
+        process_count=parts,
         pad_token=pad_token,
         seed=config.seed,
         shuffle=shuffle,
@@ -259,7 +265,7 @@ def _evaluation(
     eval_step = training.make_eval_step(
         objective.loss, mesh=mesh, params_shardings=trainable_layout, frozen_shardings=frozen_layout
     )
-    source = _batches(examples, config, pad_token, shuffle=False)
+    source = _batches(examples, config, mesh, pad_token, shuffle=False)
 
     def run(state: training.TrainState) -> dict[str, float]:
         batches = data.make_iterator(source)

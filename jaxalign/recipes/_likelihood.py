@@ -8,8 +8,9 @@ import jax.numpy as jnp
 from jaxalign import losses, models
 from jaxalign.data import Batch
 from jaxalign.models import ModelConfig
-from jaxalign.recipes._objective import Metrics, Objective, Params, Terms, frozen_trunk
+from jaxalign.recipes._objective import Objective, Params, frozen_trunk
 from jaxalign.recipes._scores import score_targets
+from jaxalign.training import Metrics, Terms
 
 __all__ = ["likelihood_objective"]
 
@@ -37,4 +38,4 @@ def likelihood_objective(config: ModelConfig, *, temperature: float = 1.0) -> Ob
         value = jnp.sum(losses.cross_entropy(log_probs))
         return {"cross_entropy": (value, tokens, 1.0)}, {}
 
-    return Objective(loss=loss)
+    return Objective(loss=loss, temperature=temperature)

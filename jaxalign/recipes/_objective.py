@@ -9,13 +9,11 @@ import jax
 from jaxalign import models
 from jaxalign.data import Batch
 from jaxalign.models import ModelConfig
+from jaxalign.training import LossFunction
 
 __all__ = ["Objective", "frozen_trunk"]
 
 Params = Any
-Terms = dict[str, tuple[jax.Array, jax.Array, float]]
-Metrics = dict[str, tuple[jax.Array, jax.Array]]
-LossFunction = Callable[[Params, dict[str, Params], Batch, jax.Array, dict[str, Any]], tuple[Terms, Metrics]]
 
 
 @dataclass(frozen=True)
@@ -30,6 +28,8 @@ class Objective:
     loss: LossFunction
     needs_reference: bool = False
     """Whether the loss reads reference log-probs: those the batch carries, or those of ``frozen["reference"]``."""
+    temperature: float = 1.0
+    """The softmax temperature the loss scores at; reference log-probs computed beforehand are at this one too."""
     couples_rows: bool = False
     """Whether a row's loss depends on other rows: gradient accumulation would then change the result."""
     initial_extra: Callable[[Params], dict[str, Any]] = lambda reference: {}

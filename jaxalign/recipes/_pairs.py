@@ -10,9 +10,10 @@ from jaxalign import losses, models
 from jaxalign.data import Batch
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
-from jaxalign.recipes._objective import Metrics, Objective, Params, Terms, frozen_trunk
+from jaxalign.recipes._objective import Objective, Params, frozen_trunk
 from jaxalign.recipes._preference import PreferenceObjective, preference_terms
 from jaxalign.recipes._scores import PairScores, pair_scores, score_targets
+from jaxalign.training import Metrics, Terms
 
 __all__ = ["pair_metrics", "preference_objective"]
 
@@ -101,6 +102,7 @@ def preference_objective(
     return Objective(
         loss=loss,
         needs_reference=objective.needs_reference and not moving,  # one that moves is in the state
+        temperature=objective.temperature,
         couples_rows=objective.couples_pairs,
         initial_extra=initial_extra,
         update_extra=update_extra if moving or "bco" in objective.loss else None,

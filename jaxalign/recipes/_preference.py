@@ -11,10 +11,9 @@ from jaxalign import losses
 from jaxalign.data import Batch
 from jaxalign.errors import InputError
 from jaxalign.recipes._scores import PairScores
+from jaxalign.training import Terms
 
 __all__ = ["LOSSES", "LossName", "PreferenceObjective", "preference_terms"]
-
-Terms = dict[str, tuple[jax.Array, jax.Array, float]]
 
 LossName = Literal[
     "sigmoid", "ipo", "hinge", "robust", "exo", "sppo_hard", "nca", "apo_zero", "apo_down", "discopop", "bco", "aot",
@@ -33,7 +32,7 @@ class PreferenceObjective:
     beta: float = 0.1
     """Strength of the pull towards the reference (DPO equation 7); every loss reads it in its own paper's sense."""
     label_smoothing: float = 0.0
-    """Assumed share of flipped labels, in [0, 0.5). sigmoid (cDPO), robust, exo."""
+    """Assumed share of flipped labels, in [0, 0.5). sigmoid (cDPO), robust, exo (0 is 0.001 there)."""
     average_log_probs: bool = False
     """Average log-probabilities over an answer's tokens instead of summing: TRL's ipo; simpo and orpo always do."""
     divergence: Literal["reverse_kl", "forward_kl", "jensen_shannon", "alpha"] = "reverse_kl"
@@ -82,7 +81,6 @@ class PreferenceObjective:
             ("temperature", self.temperature > 0, "above 0"),
             ("discopop_temperature", self.discopop_temperature > 0, "above 0"),
             ("label_smoothing", 0 <= self.label_smoothing < 0.5, "in [0, 0.5)"),
-            ("label_smoothing", "exo" not in self.loss or self.label_smoothing > 0, "above 0 for exo, e.g. 0.001"),
             ("divergence_alpha", self.divergence_alpha != 0, "other than 0"),
             ("unlikelihood_weight", 0 <= self.unlikelihood_weight <= 1, "in [0, 1]"),
             ("length_desensitised", 0 <= (self.length_desensitised or 0) <= 1, "in [0, 1]"),
@@ -190,6 +188,13 @@ def _plain(loss: Callable[..., jax.Array], *, divergent: bool = False, **names: 
     return pair
 
 
+def _exo(scores: PairScores, objective: PreferenceObjective, extra: dict[str, Any]) -> jax.Array:
+    # The loss takes log(label_smoothing): without any it would be infinite (its authors take 0.001).
+    return losses.exo(
+        *_divergent(scores, objective), beta=objective.beta, label_smoothing=objective.label_smoothing or 1e-3
+    )
+
+
 def _bco(scores: PairScores, objective: PreferenceObjective, extra: dict[str, Any]) -> jax.Array:
     return losses.bco(*scores.four, beta=objective.beta, shift=_reward_shift(extra))
 
@@ -222,9 +227,7 @@ LOSSES: dict[str, _Loss] = {
     "robust": _Loss(
         _plain(losses.robust_dpo, divergent=True, label_smoothing="label_smoothing"), _DIVERGENCE | {"label_smoothing"}
     ),
-    "exo": _Loss(
-        _plain(losses.exo, divergent=True, label_smoothing="label_smoothing"), _DIVERGENCE | {"label_smoothing"}
-    ),
+    "exo": _Loss(_exo, _DIVERGENCE | {"label_smoothing"}),
     "discopop": _Loss(
         _plain(losses.discopop, divergent=True, temperature="discopop_temperature"),
         _DIVERGENCE | {"discopop_temperature"},

@@ -1,12 +1,13 @@
 """From a model folder and a file of records to a model folder: the part that every recipe's command shares."""
 
+import hashlib
 import logging
 from collections.abc import Callable
 from typing import Any
 
 import jax
 
-from jaxalign import data, models, sharding
+from jaxalign import data, models, sharding, training
 from jaxalign.data import Counters, Example, Records
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
@@ -41,10 +42,8 @@ def run_recipe(
     make_objective: Callable[[ModelConfig], Objective],
     *,
     title: str,
-    reference: Params | None = None,
-    reference_config: ModelConfig | None = None,
+    reference: str | None = None,
     cache_reference: bool = False,
-    reference_temperature: float = 1.0,
     require_pairs: bool = False,
 ) -> None:
     """Load model and records, train, write ``output_dir/final``; a run that is there continues.
@@ -59,7 +58,7 @@ def run_recipe(
     if config.eval_dataset is not None:
         eval_records = data.load_records(config.eval_dataset, split=config.eval_split, on_bad_row=config.on_bad_row)
     model_config = models.load_config(config.model)
-    if reference_config is not None and _shape(reference_config) != _shape(model_config):
+    if reference is not None and _shape(models.load_config(reference)) != _shape(model_config):
         raise InputError("--reference: the reference model has another architecture than --model")
     tokenizer = load_tokenizer(config.model)
     examples = _examples(config.dataset, records, build, tokenizer, require_pairs)
@@ -69,19 +68,25 @@ def run_recipe(
 
     mesh = sharding.parse_mesh(config.mesh)
     model_config, params = models.load_pretrained(config.model, dtype="float32", mesh=mesh)
+    reference_params: Params | None = None
+    if reference is not None:
+        reference_params = models.load_pretrained(reference, dtype="float32", mesh=mesh)[1]
+    # A folder of the same name may hold other weights by the time a run goes on.
+    identity = {"tokenised data": data.fingerprint(examples), "weights of --model": _weights(params)}
+    if reference_params is not None:
+        identity["weights of --reference"] = _weights(reference_params)
     result = fit(
         model_config,
         params,
         examples,
         make_objective,
         config,
-        reference=reference,
+        reference=reference_params,
         cache_reference=cache_reference,
-        reference_temperature=reference_temperature,
         eval_examples=eval_examples,
         directory=config.output_dir,
         pad_token=tokenizer.pad_token_id or 0,
-        identity={"tokenised data": data.fingerprint(examples)},
+        identity=identity,
         title=title,
     )
     if result.interrupted:
@@ -111,6 +116,11 @@ def _examples(name: str, records: Records, build: Build, tokenizer: Any, require
 
 def _shape(config: ModelConfig) -> ModelConfig:
     return config.replace(extra=(), stacks=(config.layers,), remat="none", compute_dtype="float32")
+
+
+def _weights(params: Params) -> str:
+    """The name of parameters by their content, on any mesh."""
+    return hashlib.sha256(repr(sorted(training.fingerprint(params).items())).encode()).hexdigest()
 
 
 def _say(line: str) -> None:

@@ -121,7 +121,7 @@ def pair_scores(
       policy, reference: ``[B, S]`` (or ``[B, R, S]``) log-probabilities of the targets; ``reference=None`` stands for
         a loss that needs no reference (its scores are then zeros, never read).
       length_desensitised: LD-DPO's alpha in [0, 1]: the tokens of an answer past the shorter answer's length count
-        with this weight (Liu et al. 2024, arXiv 2409.06411, equation 10); None counts every token fully.
+        with this weight (Liu et al. 2024, arXiv 2409.06411); None counts every token fully.
     """
     ones = jnp.where(batch.target_mask, 1.0, 0.0)
     chosen_tokens, rejected_tokens = sum_by_pair(batch, ones)

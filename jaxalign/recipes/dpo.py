@@ -5,12 +5,13 @@
 Records: ``prompt`` + ``chosen`` + ``rejected`` (or both answers with the prompt in front), or ``prompt`` +
 ``responses`` + ``ratings``, of which every ordered pair is used and every answer computed once. ``loss`` names the
 variant; "preferred_ft" and "unlikelihood" are the paper's baselines through the same machinery.
+A record's ``margin`` is for reward models; no loss here reads it.
 """
 
 from dataclasses import dataclass, field, fields
 from typing import Literal
 
-from jaxalign import data, models
+from jaxalign import data
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._config import RunConfig
@@ -83,9 +84,6 @@ def run(config: DPOConfig) -> None:
             reference_update_rate=config.reference_update_rate,
         )
 
-    reference = None
-    if config.reference is not None:
-        reference_config, reference = models.load_pretrained(config.reference, dtype="float32")
     run_recipe(
         config,
         lambda records, tokenizer: data.build_examples(
@@ -93,9 +91,7 @@ def run(config: DPOConfig) -> None:
         ),
         make_objective,
         title="dpo",
-        reference=reference,
-        reference_config=None if reference is None else reference_config,
+        reference=config.reference,
         cache_reference=config.reference_log_probs == "cached",
-        reference_temperature=config.temperature,
         require_pairs=True,
     )

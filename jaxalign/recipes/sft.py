@@ -26,9 +26,9 @@ class SFTConfig(RunConfig):
     answer: Literal["completion", "chosen", "rejected"] = "completion"
     """Of preference records: which answer to learn. Other records have one."""
     optimizer: OptimizerConfig = field(
-        default_factory=lambda: OptimizerConfig(learning_rate=1e-5, schedule="cosine", warmup_steps=10, clip_norm=1.0)
+        default_factory=lambda: OptimizerConfig(learning_rate=1e-5, warmup_steps=10, clip_norm=1.0)
     )
-    """AdamW with a cosine schedule."""
+    """AdamW, linear warm-up, then constant, so that a longer run goes on where a shorter one stopped."""
 
 
 def run(config: SFTConfig) -> None:

@@ -14,6 +14,7 @@ from jaxalign.sharding._rules import (
     data_shards,
     partition_spec,
     replicated,
+    row_share,
     tree_shardings,
 )
 
@@ -28,6 +29,7 @@ __all__ = [
     "parse_mesh",
     "partition_spec",
     "replicated",
+    "row_share",
     "shard_tree",
     "tree_shardings",
 ]

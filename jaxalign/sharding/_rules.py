@@ -9,6 +9,8 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
+from jaxalign.errors import InputError
+
 logger = logging.getLogger(__name__)
 
 BATCH_AXES = ("data", "fsdp")
@@ -109,6 +111,23 @@ def batch_sharding(mesh: AnyMesh) -> NamedSharding:
 def data_shards(mesh: AnyMesh) -> int:
     """Return into how many parts the rows of a batch are split."""
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
+
+
+def row_share(mesh: Mesh) -> tuple[int, int]:
+    """Return ``(index, count)``: this process holds part ``index`` of the ``count`` equal parts of a batch's rows.
+
+    Processes that share rows (their devices differ only along ``tensor``) have the same index.
+
+    Raises:
+        InputError: if this process's rows are not one such part, as on a mesh whose devices are not in process order.
+    """
+    shards = data_shards(mesh)
+    parts = batch_sharding(mesh).addressable_devices_indices_map((shards,))
+    mine = sorted({index for part in parts.values() if part for index in range(*part[0].indices(shards))})
+    size = len(mine)
+    if not size or mine != list(range(mine[0], mine[0] + size)) or shards % size or mine[0] % size:
+        raise InputError(f"--mesh: process {jax.process_index()} would hold the row shards {mine} of {shards}")
+    return mine[0] // size, shards // size
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:

@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxalign.errors import InputError
-from jaxalign.sharding import batch_sharding, data_shards
+from jaxalign.sharding import batch_sharding, data_shards, row_share
 
 
 def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
@@ -29,8 +29,8 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     """Lay a host batch out on the mesh, rows over ``("data", "fsdp")``.
 
     Args:
-        batch: a pytree of host arrays ``[B, ...]``; on several processes each passes its own rows, and the global
-            batch is their concatenation.
+        batch: a pytree of host arrays ``[B, ...]``; on several processes each passes the part of the rows that
+            ``sharding.row_share`` says, and the global batch is the parts in order.
         mesh: the mesh.
 
     Raises:
@@ -40,7 +40,12 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     if jax.process_count() == 1:
         check_rows(batch, mesh)
         return jax.device_put(batch, sharding)
-    return jax.tree.map(lambda leaf: jax.make_array_from_process_local_data(sharding, leaf), batch)
+    _, count = row_share(mesh)
+
+    def place(leaf: Any) -> jax.Array:
+        return jax.make_array_from_process_local_data(sharding, leaf, (leaf.shape[0] * count, *leaf.shape[1:]))
+
+    return jax.tree.map(place, batch)
 
 
 def prefetch(batches: Iterable[Any], mesh: Mesh) -> Iterator[tuple[Any, Any]]:

@@ -42,6 +42,34 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     """Added to the root of the second moment (adamw, rmsprop)."""
 
+    def __post_init__(self) -> None:
+        for name, valid, allowed in (
+            ("learning_rate", self.learning_rate >= 0, "at least 0"),
+            ("warmup_steps", self.warmup_steps >= 0, "at least 0"),
+            ("final_fraction", 0 <= self.final_fraction <= 1, "between 0 and 1"),
+            ("clip_norm", self.clip_norm >= 0, "at least 0"),
+            ("weight_decay", self.weight_decay >= 0, "at least 0"),
+            ("beta1", 0 <= self.beta1 < 1, "in [0, 1)"),
+            ("beta2", 0 <= self.beta2 < 1, "in [0, 1)"),
+            ("decay", 0 <= self.decay < 1, "in [0, 1)"),
+            ("momentum", 0 <= self.momentum < 1, "in [0, 1)"),
+            ("epsilon", self.epsilon > 0, "above 0"),
+        ):
+            if not valid:
+                raise InputError(f"--{name.replace('_', '-')} {getattr(self, name)}: must be {allowed}")
+        # A number that the chosen rule does not read would be believed to act.
+        read = {
+            "adamw": {"beta1", "beta2", "epsilon"},
+            "rmsprop": {"decay", "momentum", "epsilon"},
+            "sgd": {"momentum"},
+        }
+        defaults = {item.name: item.default for item in dataclasses.fields(OptimizerConfig)}
+        for name in ("beta1", "beta2", "decay", "momentum", "epsilon"):
+            if name not in read.get(self.optimizer, {name}) and getattr(self, name) != defaults[name]:
+                raise InputError(f"--{name}: not read by --optimizer {self.optimizer}; leave it out")
+        if self.schedule == "constant" and self.final_fraction:
+            raise InputError("--final-fraction: not read by --schedule constant; leave it out")
+
 
 def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     """Return the learning rate as a function of the number of updates already applied.
@@ -53,12 +81,6 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     Raises:
         InputError: if a number makes no sense.
     """
-    if config.learning_rate < 0:
-        raise InputError(f"--learning-rate {config.learning_rate}: must not be negative")
-    if config.warmup_steps < 0:
-        raise InputError(f"--warmup-steps {config.warmup_steps}: must not be negative")
-    if not 0 <= config.final_fraction <= 1:
-        raise InputError(f"--final-fraction {config.final_fraction}: must be between 0 and 1")
     if config.schedule not in ("constant", "linear", "cosine"):
         raise InputError(f"--schedule {config.schedule}: expected constant, linear or cosine")
     peak, warmup, final = config.learning_rate, config.warmup_steps, config.final_fraction
@@ -113,8 +135,6 @@ def make_optimizer(
         InputError: if a number makes no sense.
     """
     schedule = make_schedule(config, total_steps)
-    if config.clip_norm < 0:
-        raise InputError(f"--clip-norm {config.clip_norm}: must not be negative")
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
     momentum = [optax.trace(config.momentum)] if config.momentum else []

@@ -52,17 +52,23 @@ def test_the_first_loss_is_ln_2(pairs, shape, cached, dtype, tolerance):
     assert result.metrics["grad_norm"] > 0.01
 
 
-def test_a_reference_that_scores_otherwise_ends_the_run(pairs, tmp_path):
+def test_a_reference_that_scores_otherwise_ends_the_run(pairs, tmp_path, monkeypatch):
     values = [np.full(example.count("target"), -1.0, np.float32) for example in pairs]
     strange = data.with_extras(pairs, target={"reference_log_probs": values})
+
+    def as_if_cached_here(*_, **__):
+        return strange
+
+    monkeypatch.setattr("jaxalign.recipes._fit.attach_reference_log_probs", as_if_cached_here)
     with pytest.raises(TrainingError, match=r"step 1: the loss is .*, but policy = reference makes it 0\.693147"):
-        fit(strange, options(max_steps=1), directory=tmp_path)
+        fit(pairs, options(max_steps=1), cache_reference=True, directory=tmp_path)
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
 
 
-def test_a_reference_cached_at_another_temperature_ends_the_run(pairs):
-    with pytest.raises(TrainingError, match="the policy and the reference do not score alike"):
-        fit(pairs, options(max_steps=1), cache_reference=True, reference_temperature=0.5)
+def test_reference_log_probs_that_the_caller_brings_may_be_another_models(pairs):
+    values = [np.full(example.count("target"), -1.0, np.float32) for example in pairs]
+    brought = data.with_extras(pairs, target={"reference_log_probs": values})
+    assert abs(fit(brought, options(max_steps=1)).metrics["loss"] - LN2) > 0.01
 
 
 def test_a_reference_that_is_another_model_is_not_held_to_ln_2(pairs):
@@ -178,6 +184,17 @@ def test_two_halves_are_the_whole_bit_for_bit(pairs, method, more, tmp_path):
     assert again.metrics == whole.metrics == second.metrics
 
 
+def test_a_run_continues_on_another_mesh(pairs, tmp_path):
+    """To float tolerance, with plain SGD: Adam would make noise of what is zero."""
+    sgd = OptimizerConfig(optimizer="sgd", learning_rate=0.1)
+    whole = fit(pairs, options(max_steps=4, optimizer=sgd))
+    fit(pairs, options(max_steps=2, optimizer=sgd), directory=tmp_path)
+    result = fit(pairs, options(max_steps=4, optimizer=sgd, mesh="data=2,fsdp=2,tensor=2"), directory=tmp_path)
+    assert result.step == 4
+    for found, expected in zip(*map(jax.tree.leaves, (result.params, whole.params)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=FLOAT32, atol=FLOAT32 * float(np.abs(expected).max()))
+
+
 def test_the_seed_decides_the_order(pairs):
     runs = [fit(pairs, options(seed=seed)) for seed in (0, 0, 1)]
     assert bits(runs[0].params) == bits(runs[1].params)
@@ -196,7 +213,11 @@ def test_cached_reference_log_probs_are_read_again_only_for_the_same_reference(p
         again = fit(pairs, options(max_steps=2), cache_reference=True, directory=tmp_path)
     assert again.step == 2
     assert first.step == 1
-    for changes in ({"reference": toy.params("llama", 4)}, {"reference_temperature": 1.00001}):
+
+    def warmer(config):
+        return recipes.preference_objective(config, recipes.PreferenceObjective(temperature=1.00001))
+
+    for changes in ({"reference": toy.params("llama", 4)}, {"objective": warmer}):
         with monkeypatch.context() as patch:
             patch.setattr("jaxalign.recipes._cached.example_log_probs", never)
             with pytest.raises(AssertionError, match="computed again"):

@@ -145,7 +145,6 @@ def train(
     learning_rate: float = 0.1,
     reference: Any = None,
     cache_reference: bool = False,
-    reference_temperature: float = 1.0,
     **options: Any,
 ) -> Run:
     """``recipes.fit`` with plain SGD on whole-dataset batches, on one device unless ``mesh`` says more; recorded."""
@@ -172,7 +171,6 @@ def train(
             config,
             reference=reference,
             cache_reference=cache_reference,
-            reference_temperature=reference_temperature,
             directory=folder,
             evaluate=keep,
             report=lambda done, total, note: None,

@@ -13,9 +13,11 @@ from jaxalign.sharding import (
     RULES,
     batch_sharding,
     data_shards,
+    make_mesh,
     parse_mesh,
     partition_spec,
     replicated,
+    row_share,
     shard_tree,
     tree_shardings,
 )
@@ -111,3 +113,8 @@ def test_batch_and_replicated():
     assert data_shards(mesh) == 4
     assert batch_sharding(mesh).shard_shape((8, 3)) == (2, 3)
     assert replicated(mesh).shard_shape((8, 3)) == (8, 3)
+
+
+def test_one_process_has_every_row():
+    for sizes in ((1, 1, 1), (2, 2, 2), (8, 1, 1), (1, 2, 4)):
+        assert row_share(make_mesh(*sizes)) == (0, 1)

@@ -24,7 +24,7 @@ cache = Path(__file__).parents[2] / ".jax_cache"
 jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_CACHE_DIR", str(cache)))
 jax.config.update("jax_num_cpu_devices", options.devices)
 
-from jaxalign.sharding import initialize_distributed  # noqa: E402
+from jaxalign.sharding import initialize_distributed, row_share  # noqa: E402
 from jaxalign.training import Checkpoints, MetricWriter, OptimizerConfig, fingerprint, run_loop  # noqa: E402
 from tests.training.helpers import batches_from, make_params, setup  # noqa: E402
 
@@ -44,7 +44,7 @@ def observe(step, values):
 
 def own_rows(batches):
     """This process's rows of each global batch."""
-    count, index = jax.process_count(), jax.process_index()
+    index, count = row_share(step.mesh)
     for batch in batches:
         yield jax.tree.map(lambda leaf: leaf[len(leaf) // count * index : len(leaf) // count * (index + 1)], batch)
 

@@ -139,9 +139,8 @@ def test_decay_leaves_norms_and_biases_alone():
 @pytest.mark.parametrize("final", [0.0, 0.1])
 def test_schedules(kind, warmup, final):
     peak, total = 0.5, 20
-    schedule = make_schedule(
-        OptimizerConfig(learning_rate=peak, schedule=kind, warmup_steps=warmup, final_fraction=final), total
-    )
+    fraction = {} if kind == "constant" else {"final_fraction": final}
+    schedule = make_schedule(OptimizerConfig(learning_rate=peak, schedule=kind, warmup_steps=warmup, **fraction), total)
     for k in range(total + 3):
         t = min(max((k - warmup) / (total - warmup), 0), 1)
         shape = {
@@ -176,6 +175,11 @@ def test_the_schedule_drives_the_update():
         ({"warmup_steps": -1}, "--warmup-steps"),
         ({"final_fraction": 2.0}, "--final-fraction"),
         ({"clip_norm": -1.0}, "--clip-norm"),
+        ({"beta1": 3.0}, "--beta1"),
+        ({"weight_decay": -1.0}, "--weight-decay"),
+        ({"momentum": 0.5}, "--momentum: not read by --optimizer adamw"),
+        ({"optimizer": "rmsprop", "beta2": 0.95}, "--beta2: not read by --optimizer rmsprop"),
+        ({"final_fraction": 0.5}, "--final-fraction: not read by --schedule constant"),
     ],
 )
 def test_bad_numbers_are_named(options, flag):
