@@ -37,6 +37,9 @@ ifneq ($(ACCELERATOR),)
 		{ echo "this machine has a $(ACCELERATOR) accelerator, but JAX sees only the CPU: check its driver, or remove $(VENV) and run make again" >&2; exit 1; }
 endif
 
+# Only the tokenizers of transformers are used: that it finds no PyTorch is no news.
+export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
+
 demo: check-accelerator
 	$(BIN)/python -m experiments.imdb_sentiment --preset smollm2 --output-dir runs/demo
 

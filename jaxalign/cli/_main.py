@@ -2,6 +2,7 @@
 
 import difflib
 import importlib
+import os
 import re
 import sys
 from collections.abc import Sequence
@@ -37,6 +38,8 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 2 wrong input (one line on stderr), 1 the run failed."""
     arguments = list(sys.argv[1:] if arguments is None else arguments)
+    # Only its tokenizers are used: that it finds no PyTorch is no news.
+    os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
