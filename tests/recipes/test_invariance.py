@@ -66,8 +66,11 @@ def test_dpo_does_not_depend_on_several_at_once(variant):
     assert_same_run(run("dpo", "llama", **MIXED_VARIANTS[variant]), run("dpo", "llama"))
 
 
-@shapes
-@pytest.mark.parametrize("variant", VARIANTS)
+# What differs between the shapes was shown with pairs: for the second one a few.
+@pytest.mark.parametrize(
+    ("shape", "variant"),
+    [("llama", name) for name in VARIANTS] + [("gpt2", "one row a micro-batch"), ("gpt2", "data 2, fsdp 2, tensor 2")],
+)
 def test_sft_does_not_depend_on(variant, shape):
     assert_same_run(run("sft", shape, **VARIANTS[variant]), run("sft", shape))
 
