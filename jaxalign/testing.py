@@ -152,7 +152,10 @@ class _Suite:
             self.fail("floating", f"float32 arguments must give float32, not {value.dtype}")
         value = self.loss(*self.cast(jnp.bfloat16))
         if not jnp.issubdtype(value.dtype, jnp.floating) or jnp.finfo(value.dtype).bits < 32:
-            self.fail("floating", f"bfloat16 arguments must give at least float32, not {value.dtype}")
+            self.fail(
+                "floating",
+                f"bfloat16 arguments must give at least float32, not {value.dtype}: promote with jnp.promote_types(x.dtype, jnp.float32)",
+            )
         with jax.enable_x64(True):
             value = self.loss(*self.cast(jnp.float64))
             if value.dtype != jnp.float64:
