@@ -154,7 +154,7 @@ class _Suite:
         if not jnp.issubdtype(value.dtype, jnp.floating) or jnp.finfo(value.dtype).bits < 32:
             self.fail(
                 "floating",
-                f"bfloat16 arguments must give at least float32, not {value.dtype}: use promote_types(x.dtype, float32)",
+                f"bfloat16 arguments must give float32 or more, not {value.dtype}: use promote_types(x.dtype, float32)",
             )
         with jax.enable_x64(True):
             value = self.loss(*self.cast(jnp.float64))
