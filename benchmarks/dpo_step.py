@@ -39,7 +39,7 @@ def measure(
         family="gpt2", vocab_size=VOCABULARY, width=shape["width"], layers=shape["layers"], heads=shape["heads"],
         kv_heads=shape["heads"], head_dim=shape["width"] // shape["heads"], mlp_width=4 * shape["width"],
         max_positions=512, norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
-        attention_bias=True, mlp_bias=True, tied_embeddings=True,
+        attention_bias=True, attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
     )  # fmt: skip
     mesh = sharding.make_mesh()
     params = models.init(config, jax.random.key(0))

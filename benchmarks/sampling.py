@@ -37,7 +37,7 @@ def measure(size: str, repeats: int, warmup: int, batch: int, prompt: int, new: 
         family="gpt2", vocab_size=VOCABULARY, width=shape["width"], layers=shape["layers"], heads=shape["heads"],
         kv_heads=shape["heads"], head_dim=shape["width"] // shape["heads"], mlp_width=4 * shape["width"],
         max_positions=shape["positions"], norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
-        attention_bias=True, mlp_bias=True, tied_embeddings=True,
+        attention_bias=True, attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
     )  # fmt: skip
     params = jax.block_until_ready(models.init(config, jax.random.key(0)))
     rng = np.random.default_rng(0)

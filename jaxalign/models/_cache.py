@@ -9,33 +9,58 @@ from jaxalign.models._config import ModelConfig
 
 
 class Cache(NamedTuple):
-    """Keys and values of every layer.
+    """Keys and values, one pair of arrays a layer, heads before columns.
 
     Column c of row b holds one token of that row; which columns a query sees is the caller's ``visible`` mask, so rows
-    may be ragged and columns may stay empty.
+    may be ragged and columns may stay empty. A layer's arrays are products' operands as they lie: one array for all
+    layers, or columns before heads, would be sliced or transposed into a copy at every step.
     """
 
-    keys: jax.Array
-    """``[L, B, C, G, K]``, rotary embedding already applied."""
-    values: jax.Array
-    """``[L, B, C, G, K]``."""
+    keys: tuple[jax.Array, ...]
+    """L times ``[B, G, C, K]``, rotary embedding already applied."""
+    values: tuple[jax.Array, ...]
+    """L times ``[B, G, C, K]``."""
+    positions: jax.Array
+    """int32 ``[B, C]``, the tokens' positions: what a sliding window is measured by."""
 
-    def write(self, key: jax.Array, value: jax.Array, layer: jax.Array | int, column: jax.Array | int) -> "Cache":
+    @property
+    def columns(self) -> int:
+        """C."""
+        return self.keys[0].shape[2]
+
+    def write(self, key: jax.Array, value: jax.Array, layer: int, column: jax.Array | int) -> "Cache":
         """The cache with ``[B, t, G, K]`` keys and values at columns ``column .. column + t`` of one layer."""
-        start = (layer, 0, column, 0, 0)
-        keys = jax.lax.dynamic_update_slice(self.keys, key[None].astype(self.keys.dtype), start)
-        values = jax.lax.dynamic_update_slice(self.values, value[None].astype(self.values.dtype), start)
-        return Cache(keys, values)
 
-    def read(self, layer: jax.Array | int, dtype: jnp.dtype) -> tuple[jax.Array, jax.Array]:
-        """One layer's keys and values, ``[B, C, G, K]``."""
-        keys = jax.lax.dynamic_index_in_dim(self.keys, layer, keepdims=False)
-        values = jax.lax.dynamic_index_in_dim(self.values, layer, keepdims=False)
-        return keys.astype(dtype), values.astype(dtype)
+        def put(leaves: tuple[jax.Array, ...], new: jax.Array) -> tuple[jax.Array, ...]:
+            old = leaves[layer]
+            new = jax.lax.dynamic_update_slice(old, new.swapaxes(1, 2).astype(old.dtype), (0, 0, column, 0))
+            return (*leaves[:layer], new, *leaves[layer + 1 :])
+
+        return self._replace(keys=put(self.keys, key), values=put(self.values, value))
+
+    def place(self, positions: jax.Array, column: jax.Array | int) -> "Cache":
+        """The cache with the positions ``[B, t]`` of the tokens at columns ``column .. column + t``."""
+        new = jax.lax.dynamic_update_slice(self.positions, positions.astype(self.positions.dtype), (0, column))
+        return self._replace(positions=new)
+
+    def repeat(self, times: int) -> "Cache":
+        """Every row ``times`` times, one after the other."""
+        return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, 0), self)
+
+    def broadcast(self, rows: int) -> "Cache":
+        """A cache of one row, for ``rows`` rows."""
+        return jax.tree.map(lambda leaf: jnp.broadcast_to(leaf, (rows, *leaf.shape[1:])), self)
+
+    def widen(self, columns: int) -> "Cache":
+        """The cache with ``columns`` more, empty columns at its end."""
+        by_layer = ((0, 0), (0, 0), (0, columns), (0, 0))
+        keys, values = (tuple(jnp.pad(leaf, by_layer) for leaf in leaves) for leaves in (self.keys, self.values))
+        return Cache(keys, values, jnp.pad(self.positions, ((0, 0), (0, columns))))
 
 
 def init_cache(config: ModelConfig, batch: int, columns: int, dtype: jnp.dtype | str | None = None) -> Cache:
     """An empty cache for ``batch`` rows of at most ``columns`` tokens; dtype defaults to the compute dtype."""
-    shape = (config.layers, batch, columns, config.kv_heads, config.head_dim)
+    shape = (batch, config.kv_heads, columns, config.head_dim)
     dtype = jnp.dtype(dtype or config.compute_dtype)
-    return Cache(jnp.zeros(shape, dtype), jnp.zeros(shape, dtype))
+    keys, values = (tuple(jnp.zeros(shape, dtype) for _ in range(config.layers)) for _ in range(2))
+    return Cache(keys, values, jnp.zeros((batch, columns), jnp.int32))

@@ -1,31 +1,40 @@
 """Cached decoding: a few new tokens a row, attending to everything already in the cache."""
 
 import jax
-import jax.numpy as jnp
 
-from jaxalign.models._block import Block, normalise, rotary_tables
+from jaxalign.models._attention import View
+from jaxalign.models._block import Block
 from jaxalign.models._cache import Cache
 from jaxalign.models._config import ModelConfig
-from jaxalign.models._decoder import Params
+from jaxalign.models._decoder import Params, finish
 from jaxalign.models._embedding import embed_tokens
+from jaxalign.models._project import transpose_kernels
+from jaxalign.models._rope import rotary_tables
 
 
 def unstack(config: ModelConfig, params: Params) -> Params:
     """Parameters prepared for decoding: layers apart under "blocks" and cast to the compute dtype, once.
 
     A scan over stacked parameters copies every layer's slice out of the stack at every step. Decoding touches each
-    weight once a token, so that copy would cost as much as the products; call this before the decoding loop.
+    weight once a token, so that copy would cost as much as the products; call this before the decoding loop. An
+    adapter is merged into its kernels. Norms keep their dtype: they are computed in float32, here as in training.
 
     Returns:
-        {"embed", "blocks": (layer 0, layer 1, ...), "final_norm"(, "unembed")}; accepted by ``extend``,
-        ``unembedding`` and ``unembed``, not by ``apply``.
+        {"embed", "blocks": (layer 0, layer 1, ...), "final_norm" ...}, the blocks' kernels (out, in); accepted by
+        ``extend``, ``unembedding`` and ``unembed``, not by ``apply``.
     """
     blocks = []
     for index, length in enumerate(config.stacks):
         stack = params["stacks"][str(index)]
         blocks += [jax.tree.map(lambda leaf, at=at: leaf[at], stack) for at in range(length)]
-    prepared = {name: subtree for name, subtree in params.items() if name != "stacks"} | {"blocks": tuple(blocks)}
-    return jax.tree.map(lambda leaf: leaf.astype(config.compute_dtype), prepared)
+    prepared = {name: subtree for name, subtree in params.items() if name != "stacks"}
+    prepared["blocks"] = tuple(transpose_kernels(config, block) for block in blocks)
+
+    def cast(path: tuple, leaf: jax.Array) -> jax.Array:
+        in_norm = any("norm" in str(getattr(entry, "key", "")) for entry in path)
+        return leaf if in_norm else leaf.astype(config.compute_dtype)
+
+    return jax.tree_util.tree_map_with_path(cast, prepared)
 
 
 def extend(
@@ -45,36 +54,27 @@ def extend(
 
     Args:
         config: the model (static).
-        params: from ``unstack`` (fast), or an ordinary tree.
+        params: from ``unstack`` (fast), or an ordinary tree, which is unstacked here.
         tokens: int ``[B, t]``.
         cache: from ``init_cache``, C columns.
         column: int scalar, the first column written; column + t <= C (beyond it XLA would clamp the write).
         positions: int ``[B, t]``, the tokens' positions in their own rows.
-        visible: bool ``[B, t, C]``, the columns each token sees; it must include the token's own column.
+        visible: bool ``[B, t, C]``, the columns each token sees; it must include the token's own column. Layers with a
+            window see those of them whose positions are within it.
 
     Returns:
         (hidden ``[B, t, D]`` after the final norm, the new cache).
     """
+    if "blocks" not in params:
+        params = unstack(config, params)
     hidden = embed_tokens(config, params["embed"], tokens, positions)
-    tables = rotary_tables(config, positions)
-    block = Block(config)
-
-    def run(carry: tuple[jax.Array, Cache], layer: jax.Array | int, parameters: Params) -> tuple[jax.Array, Cache]:
-        hidden, cache = carry
-        return block.apply({"params": parameters}, hidden, tables, visible, cache, layer, column)  # type: ignore
-
-    if "blocks" in params:
-        for layer, parameters in enumerate(params["blocks"]):
-            hidden, cache = run((hidden, cache), layer, parameters)
-        return normalise(config, params["final_norm"], hidden), cache
-
-    start = 0
-    for index, length in enumerate(config.stacks):
-        layers = jnp.arange(start, start + length)
-        (hidden, cache), _ = jax.lax.scan(
-            lambda carry, scanned: (run(carry, *scanned), None),
-            (hidden, cache),
-            (layers, params["stacks"][str(index)]),
-        )
-        start += length
-    return normalise(config, params["final_norm"], hidden), cache
+    cache = cache.place(positions, column)
+    distance = positions[:, :, None] - cache.positions[:, None, :]
+    views = {}
+    for window in dict.fromkeys(config.layer_windows):
+        tables = rotary_tables(config, positions, local=window is not None)
+        views[window] = View(tables, visible if window is None else visible & (distance < window), window)
+    block = Block(config, transposed=True)
+    for layer, (parameters, window) in enumerate(zip(params["blocks"], config.layer_windows, strict=True)):
+        hidden, cache = block.apply({"params": parameters}, hidden, views[window], cache, layer, column)  # type: ignore
+    return finish(config, params, hidden), cache

@@ -1,8 +1,11 @@
 """The decoder as pure functions over a parameter tree.
 
-params = {"embed": {"tokens": [V, D](, "positions": [P, D])},
+params = {"embed": {"tokens": [V, E](, "positions": [P, D])(, "project_in": [E, D])},
           "stacks": {"0": {... leaves [L0, ...]}, "1": {...}},
-          "final_norm": {...}(, "unembed": {"kernel": [V, D]})}
+          "final_norm": {...}(, "project_out": {"kernel": [D, E]}),
+          "unembed": {"kernel": [V, E](, "bias": [V])}  or  "score": {"kernel": [labels, E]}}
+
+E = D but for models that project their embeddings; a tied model has no unembedding kernel.
 """
 
 import functools
@@ -11,25 +14,16 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from jaxalign.models._attention import default_positions, visibility
-from jaxalign.models._block import INIT_STD, Block, init_norm, norm_shapes, normalise, rotary_tables
+from jaxalign.errors import InputError
+from jaxalign.models._attention import View, default_positions, views
+from jaxalign.models._block import INIT_STD, Block
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._embedding import embed_tokens
 from jaxalign.models._mesh import constrain_rows
+from jaxalign.models._norm import init_norm, normalise
+from jaxalign.models._stack import run_stack
 
 Params = dict[str, Any]
-
-_AXES: dict[str, dict[str, tuple[str, ...]]] = {
-    "query": {"kernel": ("embed", "heads", "head_dim"), "bias": ("heads", "head_dim")},
-    "key": {"kernel": ("embed", "kv_heads", "head_dim"), "bias": ("kv_heads", "head_dim")},
-    "value": {"kernel": ("embed", "kv_heads", "head_dim"), "bias": ("kv_heads", "head_dim")},
-    "output": {"kernel": ("heads", "head_dim", "embed"), "bias": ("norm",)},
-    "gate": {"kernel": ("embed", "mlp"), "bias": ("mlp",)},
-    "up": {"kernel": ("embed", "mlp"), "bias": ("mlp",)},
-    "down": {"kernel": ("mlp", "embed"), "bias": ("norm",)},
-    "attention_norm": {"scale": ("norm",), "bias": ("norm",)},
-    "mlp_norm": {"scale": ("norm",), "bias": ("norm",)},
-}
 
 
 @functools.partial(jax.jit, static_argnames=("config", "dtype"))
@@ -46,49 +40,44 @@ def init(config: ModelConfig, key: jax.Array, *, dtype: jnp.dtype | str = jnp.fl
     Returns:
         The parameter tree.
     """
-    tokens_key, positions_key, unembed_key, layers_key = jax.random.split(key, 4)
-    embed = {"tokens": INIT_STD * jax.random.normal(tokens_key, (config.vocab_size, config.width))}
-    if config.position == "learned":
-        embed["positions"] = INIT_STD * jax.random.normal(positions_key, (config.max_positions, config.width))
-    layer_keys = jax.random.split(layers_key, config.layers)
+    keys = dict(zip(("tokens", "positions", "unembed", "layers", "project_in", "project_out", "score"),
+                    jax.random.split(key, 7), strict=True))  # fmt: skip
+    tables = {path: INIT_STD * jax.random.normal(keys[name], shape) for name, (path, shape) in _tables(config).items()}
+    layer_keys = jax.random.split(keys["layers"], config.layers)
     stacks, start = {}, 0
     for index, length in enumerate(config.stacks):
         stacks[str(index)] = jax.vmap(functools.partial(_init_block, config))(layer_keys[start : start + length])
         start += length
-    params: Params = {"embed": embed, "stacks": stacks, "final_norm": init_norm(config)}
-    if not config.tied_embeddings:
-        params["unembed"] = {"kernel": INIT_STD * jax.random.normal(unembed_key, (config.vocab_size, config.width))}
+    params: Params = {"stacks": stacks}
+    for (first, second), leaf in tables.items():
+        params.setdefault(first, {})[second] = leaf
+    if config.final_norm:
+        params["final_norm"] = init_norm(config, config.width)
+    if config.unembedding_bias and not config.labels:
+        params.setdefault("unembed", {})["bias"] = jnp.zeros((config.vocab_size,))
     return jax.tree.map(lambda leaf: leaf.astype(dtype), params)
+
+
+def _tables(config: ModelConfig) -> dict[str, tuple[tuple[str, str], tuple[int, ...]]]:
+    """The matrices outside the blocks: name -> (path, shape)."""
+    v, d, e = config.vocab_size, config.width, config.hidden_width
+    tables: dict[str, tuple[tuple[str, str], tuple[int, ...]]] = {"tokens": (("embed", "tokens"), (v, e))}
+    if config.position == "learned":
+        tables["positions"] = (("embed", "positions"), (config.max_positions + config.position_offset, d))
+    if config.embedding_width is not None:
+        tables["project_in"] = (("embed", "project_in"), (e, d))
+        tables["project_out"] = (("project_out", "kernel"), (d, e))
+    if config.labels:
+        tables["score"] = (("score", "kernel"), (config.labels, e))
+    elif not config.tied_embeddings:
+        tables["unembed"] = (("unembed", "kernel"), (v, e))
+    return tables
 
 
 def _init_block(config: ModelConfig, key: jax.Array) -> Params:
     hidden = jnp.zeros((1, 1, config.width))
-    tables = rotary_tables(config, jnp.zeros((1, 1), jnp.int32))
-    return Block(config).init(key, hidden, tables, jnp.ones((1, 1, 1), bool))["params"]
-
-
-def logical_axes(config: ModelConfig) -> Params:
-    """The parameter tree with, at each leaf, a tuple of the logical names of its axes.
-
-    Names: ``layers, embed, heads, kv_heads, head_dim, mlp, vocab, positions, norm``; ``jaxalign.sharding`` maps them to
-    mesh axes.
-    """
-    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
-    embed = {"tokens": ("vocab", "embed")}
-    if config.position == "learned":
-        embed["positions"] = ("positions", "embed")
-    stacks = {
-        name: {part: {leaf: ("layers", *_AXES[part][leaf]) for leaf in leaves} for part, leaves in stack.items()}
-        for name, stack in shapes["stacks"].items()
-    }
-    axes: Params = {
-        "embed": embed,
-        "stacks": stacks,
-        "final_norm": dict.fromkeys(norm_shapes(config), ("norm",)),
-    }
-    if not config.tied_embeddings:
-        axes["unembed"] = {"kernel": ("vocab", "embed")}
-    return axes
+    view = views(config, jnp.zeros((1, 1), jnp.int32), None, None, None)[config.layer_windows[0]]
+    return Block(config.replace(attention="xla")).init(key, hidden, view)["params"]
 
 
 def apply(
@@ -101,6 +90,7 @@ def apply(
     branch: jax.Array | None = None,
     attention_mask: jax.Array | None = None,
     trunk: jax.Array | None = None,
+    dropout_keys: jax.Array | None = None,
 ) -> jax.Array:
     """Hidden states after the final norm.
 
@@ -108,28 +98,31 @@ def apply(
         config: the model (static under ``jax.jit``).
         params: its parameters; with ``trunk``, ``params["embed"]["tokens"]`` and ``params["stacks"]["0"]`` are unused.
         tokens: int ``[..., T]``.
-        positions: int ``[..., T]``; default: the running index within the row, within the example where one is given,
-            continuing from the prompt in every branch.
+        positions: int ``[..., T]``, increasing along an example and along each of its branches; default: the running
+            index within the row, within the example where one is given, continuing from the prompt in every branch.
         example: int ``[..., T]``, 0 = padding, ids from 1 are packed examples that do not see each other; default: the
             row is one example.
         branch: int ``[..., T]``, 0 = prompt, k >= 1 = the k-th answer; answers do not see each other.
         attention_mask: bool ``[..., T, T]``, and-ed with the rule of ``visibility``.
         trunk: ``[..., T, D]``, what ``models.trunk`` returned for the same tokens: the first stack is not run again.
+        dropout_keys: typed keys ``[..., T]``, one a token, from which adapters with dropout draw (``config.lora``);
+            None = no dropout.
 
     Returns:
-        ``[..., T, D]`` in ``config.compute_dtype``.
+        ``[..., T, E]`` in ``config.compute_dtype``, E = ``config.hidden_width``.
     """
-    tables, visible = _context(config, tokens, positions, example, branch, attention_mask)
+    positions, seen = _views(config, tokens, positions, example, branch, attention_mask)
     if trunk is None:
-        hidden = _embed(config, params, tokens, positions, example, branch)
+        hidden = _embed(config, params, tokens, positions)
         first = 0
     else:
         hidden = trunk.reshape(-1, *trunk.shape[-2:]).astype(config.compute_dtype)
         first = 1
+    keys = None if dropout_keys is None else dropout_keys.reshape(-1, dropout_keys.shape[-1])
     for index in range(first, len(config.stacks)):
-        hidden = run_stack(config, params["stacks"][str(index)], hidden, tables, visible)
-    hidden = normalise(config, params["final_norm"], hidden)
-    return hidden.reshape(*tokens.shape, config.width)
+        start = sum(config.stacks[:index])
+        hidden = run_stack(config, params["stacks"][str(index)], hidden, seen, start=start, dropout_keys=keys)
+    return finish(config, params, hidden).reshape(*tokens.shape, config.hidden_width)
 
 
 def trunk(
@@ -150,10 +143,18 @@ def trunk(
     Returns:
         ``[..., T, D]`` in ``config.compute_dtype``.
     """
-    tables, visible = _context(config, tokens, positions, example, branch, attention_mask)
-    hidden = _embed(config, params, tokens, positions, example, branch)
-    hidden = run_stack(config, params["stacks"]["0"], hidden, tables, visible)
+    positions, seen = _views(config, tokens, positions, example, branch, attention_mask)
+    hidden = run_stack(config, params["stacks"]["0"], _embed(config, params, tokens, positions), seen, start=0)
     return hidden.reshape(*tokens.shape, config.width)
+
+
+def finish(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    """What follows the last block: the final norm and, where embeddings are projected, the way back to their width."""
+    if config.final_norm:
+        hidden = normalise(config, params["final_norm"], hidden)
+    if config.embedding_width is not None:
+        hidden = hidden @ params["project_out"]["kernel"].astype(hidden.dtype)
+    return hidden
 
 
 def unembedding(config: ModelConfig, params: Params) -> jax.Array:
@@ -171,68 +172,54 @@ def logits(config: ModelConfig, params: Params, tokens: jax.Array, **context: An
 
 
 def unembed(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
-    """Logits of hidden states: ``[..., D]`` to float32 ``[..., V]``, accumulated in float32."""
+    """Logits of hidden states: ``[..., E]`` to float32 ``[..., V]``, accumulated in float32.
+
+    cap(hidden @ unembedding^T + bias),  cap(z) = logit_soft_cap tanh(z / logit_soft_cap)
+    """
     kernel = unembedding(config, params).astype(hidden.dtype)
-    return jnp.einsum("...d,vd->...v", hidden, kernel, preferred_element_type=jnp.float32)
+    values = jnp.einsum("...d,vd->...v", hidden, kernel, preferred_element_type=jnp.float32)
+    if config.unembedding_bias:
+        values = values + params["unembed"]["bias"].astype(jnp.float32)
+    if config.logit_soft_cap is not None:
+        values = config.logit_soft_cap * jnp.tanh(values / config.logit_soft_cap)
+    return values
 
 
-def run_stack(
-    config: ModelConfig,
-    stack: Params,
-    hidden: jax.Array,
-    tables: tuple[jax.Array, jax.Array] | None,
-    visible: jax.Array,
-) -> jax.Array:
-    """A stack of blocks by ``lax.scan`` over its stacked parameters, rematerialised by ``config.remat``."""
-    block = Block(config)
+def score(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
+    """The score head of a classifier or reward model on hidden states: ``[..., E]`` to float32 ``[..., labels]``.
 
-    def layer(hidden: jax.Array, parameters: Params) -> tuple[jax.Array, None]:
-        return constrain_rows(block.apply({"params": parameters}, hidden, tables, visible)[0]), None
+    A linear map without bias, in float32 whatever the compute dtype; Hugging Face's classifiers read it at the last
+    token that is not padding.
 
-    if config.remat == "full":
-        layer = jax.checkpoint(layer, prevent_cse=False)
-    elif config.remat == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
-        layer = jax.checkpoint(layer, prevent_cse=False, policy=policy)
-    return jax.lax.scan(layer, hidden, stack)[0]
+    Raises:
+        InputError: the model has no such head.
+    """
+    if not config.labels:
+        raise InputError("ModelConfig.labels = 0: a language model has no score head")
+    kernel = params["score"]["kernel"].astype(jnp.float32)
+    # Highest precision: accelerators' fast float32 products keep no more than bfloat16's digits.
+    return jnp.einsum("...d,nd->...n", hidden.astype(jnp.float32), kernel, precision=jax.lax.Precision.HIGHEST)
 
 
-def _context(
+def _views(
     config: ModelConfig,
     tokens: jax.Array,
     positions: jax.Array | None,
     example: jax.Array | None,
     branch: jax.Array | None,
     attention_mask: jax.Array | None,
-) -> tuple[tuple[jax.Array, jax.Array] | None, jax.Array]:
-    """Rotary tables and the visibility mask, leading axes flattened to one."""
-    positions, example, branch = _coordinates(tokens, positions, example, branch)
-    visible = visibility(example, branch, positions, example, branch, positions)
-    if attention_mask is not None:
-        visible = visible & attention_mask.reshape(-1, *attention_mask.shape[-2:])
-    return rotary_tables(config, positions), visible
-
-
-def _embed(
-    config: ModelConfig,
-    params: Params,
-    tokens: jax.Array,
-    positions: jax.Array | None,
-    example: jax.Array | None,
-    branch: jax.Array | None,
-) -> jax.Array:
-    positions, _, _ = _coordinates(tokens, positions, example, branch)
-    return constrain_rows(embed_tokens(config, params["embed"], tokens.reshape(-1, tokens.shape[-1]), positions))
-
-
-def _coordinates(
-    tokens: jax.Array, positions: jax.Array | None, example: jax.Array | None, branch: jax.Array | None
-) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Positions, example and branch ids ``[B, T]``; where nothing distinguishes the rows, ``[1, T]``."""
+) -> tuple[jax.Array, dict[int | None, View]]:
+    """Positions ``[B, T]`` (``[1, T]`` where nothing distinguishes the rows) and a view a window."""
     length = tokens.shape[-1]
-    plain = jnp.ones((1, length), jnp.int32)
-    example = plain if example is None else example.reshape(-1, length)
-    branch = 0 * plain if branch is None else branch.reshape(-1, length)
-    if positions is None:
-        positions = default_positions(*jnp.broadcast_arrays(example, branch))
-    return positions.reshape(-1, length), example, branch
+    flat = [None if ids is None else ids.reshape(-1, length) for ids in (positions, example, branch)]
+    if flat[0] is None:
+        plain = jnp.ones((1, length), jnp.int32)
+        ids = plain if flat[1] is None else flat[1]
+        flat[0] = default_positions(*jnp.broadcast_arrays(ids, 0 * plain if flat[2] is None else flat[2]))
+    if attention_mask is not None:
+        attention_mask = attention_mask.reshape(-1, *attention_mask.shape[-2:])
+    return flat[0], views(config, *flat, attention_mask)
+
+
+def _embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
+    return constrain_rows(embed_tokens(config, params["embed"], tokens.reshape(-1, tokens.shape[-1]), positions))

@@ -15,7 +15,7 @@ def embed_tokens(
 
     Args:
         config: the model.
-        tables: ``{"tokens": [V, D](, "positions": [P, D])}``.
+        tables: ``{"tokens": [V, E](, "positions": [P, D])(, "project_in": [E, D])}``.
         tokens: int ``[B, T]``.
         positions: int ``[B or 1, T]``; read only where positions are learned.
 
@@ -30,8 +30,13 @@ def embed_tokens(
     else:
         hidden = _lookup(_whole(mesh, table), tokens)
     hidden = hidden.astype(config.compute_dtype)
+    if config.embedding_scale is not None:
+        hidden = hidden * jnp.asarray(config.embedding_scale, config.compute_dtype)
+    if config.embedding_width is not None:
+        hidden = hidden @ tables["project_in"].astype(config.compute_dtype)
     if config.position == "learned":
-        hidden = hidden + _lookup(_whole(mesh, tables["positions"]), positions).astype(config.compute_dtype)
+        rows = positions + config.position_offset
+        hidden = hidden + _lookup(_whole(mesh, tables["positions"]), rows).astype(config.compute_dtype)
     return hidden
 
 

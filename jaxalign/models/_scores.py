@@ -19,7 +19,7 @@ def target_log_probs(
     *,
     temperature: float = 1.0,
 ) -> jax.Array:
-    """log softmax(hidden[source_index] @ unembedding.T / temperature)[targets], never holding ``[S, V]``.
+    """log softmax(z / temperature)[targets], z = ``unembed(hidden[source_index])``, never holding ``[S, V]``.
 
     Only supervised positions reach the vocabulary product: their hidden states are gathered first.
 
@@ -39,36 +39,47 @@ def target_log_probs(
         float32 ``[..., S]``, natural logarithms (nats).
     """
     matrix = unembedding(config, params)
+    bias = params["unembed"]["bias"] if config.unembedding_bias else None
     hidden = hidden.reshape(-1, *hidden.shape[-2:])
     index, ids = (array.reshape(-1, array.shape[-1]) for array in (source_index, targets))
     mesh = ambient_mesh()
     if mesh is None:
-        scores = _score(hidden, index, ids, matrix, temperature, None)
+        scores = _score(config, hidden, index, ids, matrix, bias, temperature, None)
     else:
-        scores = _sharded(mesh, hidden, index, ids, matrix, temperature)
+        scores = _sharded(config, mesh, hidden, index, ids, matrix, bias, temperature)
     return scores.reshape(targets.shape)
 
 
 def _score(
+    config: ModelConfig,
     hidden: jax.Array,
     index: jax.Array,
     ids: jax.Array,
     matrix: jax.Array,
+    bias: jax.Array | None,
     temperature: float,
     vocabulary_axis: str | None,
 ) -> jax.Array:
     sources = jnp.take_along_axis(hidden, index[..., None], axis=1)
     return losses.fused_token_log_probs(
-        sources, matrix.astype(hidden.dtype), ids, temperature=temperature, vocabulary_axis=vocabulary_axis
+        sources,
+        matrix.astype(hidden.dtype),
+        ids,
+        bias=bias,
+        soft_cap=config.logit_soft_cap,
+        temperature=temperature,
+        vocabulary_axis=vocabulary_axis,
     )
 
 
 def _sharded(
+    config: ModelConfig,
     mesh: AbstractMesh,
     hidden: jax.Array,
     index: jax.Array,
     ids: jax.Array,
     matrix: jax.Array,
+    bias: jax.Array | None,
     temperature: float,
 ) -> jax.Array:
     rows = row_axes(mesh, hidden.shape[0])
@@ -78,7 +89,9 @@ def _sharded(
     gathered = WEIGHT_AXIS in rows and matrix.shape[1] % mesh.shape[WEIGHT_AXIS] == 0
     by_row = PartitionSpec(rows)
 
-    def local(hidden: jax.Array, index: jax.Array, ids: jax.Array, matrix: jax.Array) -> jax.Array:
+    def local(
+        hidden: jax.Array, index: jax.Array, ids: jax.Array, matrix: jax.Array, bias: jax.Array | None
+    ) -> jax.Array:
         if gathered:
             matrix = jax.lax.all_gather(matrix, WEIGHT_AXIS, axis=1, tiled=True)
         # Cast to varying before the cast to the compute dtype: the gradient's sum over devices is then in the
@@ -86,10 +99,13 @@ def _sharded(
         missing = tuple(axis for axis in rows if not (gathered and axis == WEIGHT_AXIS))
         if missing:
             matrix = jax.lax.pcast(matrix, missing, to="varying")
-        return _score(hidden, index, ids, matrix, temperature, vocabulary_axis)
+        if rows and bias is not None:
+            bias = jax.lax.pcast(bias, rows, to="varying")
+        return _score(config, hidden, index, ids, matrix, bias, temperature, vocabulary_axis)
 
+    matrix_spec = PartitionSpec(vocabulary_axis, WEIGHT_AXIS if gathered else None)
     return jax.shard_map(
         local,
-        in_specs=(by_row, by_row, by_row, PartitionSpec(vocabulary_axis, WEIGHT_AXIS if gathered else None)),
+        in_specs=(by_row, by_row, by_row, matrix_spec, PartitionSpec(vocabulary_axis)),
         out_specs=by_row,
-    )(hidden, index, ids, matrix)
+    )(hidden, index, ids, matrix, bias)

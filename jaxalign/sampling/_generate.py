@@ -191,13 +191,10 @@ def _sample_chunk(
     Returns:
         (responses of R rows, int32 scalar: the decoding steps that ran).
     """
-    own_columns, response = chunk.tokens.shape[1], prefix.keys.shape[2] + chunk.tokens.shape[1]
+    own_columns, response = chunk.tokens.shape[1], prefix.columns + chunk.tokens.shape[1]
     hidden, cache = _prefill(config, params, prefix, chunk)
     hidden = jnp.repeat(hidden, plan.group, 0)
-    cache = jax.tree.map(
-        lambda leaf: jnp.pad(jnp.repeat(leaf, plan.group, 1), ((0, 0), (0, 0), (0, plan.steps - 1), (0, 0), (0, 0))),
-        cache,
-    )
+    cache = cache.repeat(plan.group).widen(plan.steps - 1)
     lengths = jnp.repeat(chunk.lengths, plan.group)
     rows = lengths.shape[0]
     columns = jnp.arange(response + plan.steps - 1)
@@ -260,14 +257,8 @@ def _sample_chunk(
 def _prefill(config: ModelConfig, params: Params, prefix: Cache, chunk: Chunk) -> tuple[jax.Array, Cache]:
     """Hidden state of each prompt's last token ``[U, D]``, and the cache of prefix and prompts, p + T columns."""
     prompts, own_columns = chunk.tokens.shape
-    start = prefix.keys.shape[2]
-    cache = jax.tree.map(
-        lambda leaf: jnp.pad(
-            jnp.broadcast_to(leaf, (leaf.shape[0], prompts, *leaf.shape[2:])),
-            ((0, 0), (0, 0), (0, own_columns), (0, 0), (0, 0)),
-        ),
-        prefix,
-    )
+    start = prefix.columns
+    cache = prefix.broadcast(prompts).widen(own_columns)
     index = jnp.arange(own_columns)
     visible = jnp.arange(start + own_columns) <= (start + index)[:, None]
     hidden, cache = models.extend(

@@ -29,6 +29,7 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "head_dim": None,
     "layers": None,  # scanned: every device runs every layer
     "positions": None,
+    "labels": None,
     "norm": None,  # a vector of one norm or bias: too small to be worth a collective
     "rank": None,  # the inner side of a low-rank adapter
 }

@@ -5,7 +5,7 @@ import numpy as np
 import pytest
 
 from jaxalign import models
-from jaxalign.models._attention import attention, default_positions
+from jaxalign.models._attention import default_positions
 from tests.models.tiny import CONFIGS, LLAMA, hidden_states, random_params, random_tokens, relative_error
 from tests.tolerances import FLOAT32
 
@@ -101,18 +101,3 @@ def test_leading_axes_are_free():
     nested = hidden_states(LLAMA, params, tokens, example=example)
     flat = hidden_states(LLAMA, params, tokens.reshape(6, 5), example=example.reshape(6, 5))
     np.testing.assert_array_equal(nested.reshape(flat.shape), flat)
-
-
-def test_attention_against_a_loop():
-    rng = np.random.default_rng(0)
-    query, key, value = (rng.normal(size=(1, 5, n, 4)).astype(np.float32) for n in (4, 2, 2))
-    visible = np.tril(np.ones((1, 5, 5), bool))
-    visible[0, 2] = False
-    out = attention(jnp.asarray(query), jnp.asarray(key), jnp.asarray(value), jnp.asarray(visible))
-    assert np.isfinite(out).all()
-    for t in (0, 1, 3, 4):
-        for head in range(4):
-            scores = key[0, : t + 1, head // 2] @ query[0, t, head] / 2.0
-            weights = np.exp(scores - scores.max())
-            expected = weights @ value[0, : t + 1, head // 2] / weights.sum()
-            assert relative_error(out[0, t, head], expected) <= FLOAT32

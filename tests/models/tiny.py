@@ -16,7 +16,7 @@ LLAMA = models.ModelConfig(
 GPT2 = models.ModelConfig(
     family="gpt2", vocab_size=VOCABULARY, width=24, layers=3, heads=4, kv_heads=4, head_dim=6, mlp_width=96,
     max_positions=32, norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False, attention_bias=True,
-    mlp_bias=True, tied_embeddings=True,
+    attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
 )  # fmt: skip
 CONFIGS = {"llama": LLAMA, "llama_tied": LLAMA.replace(tied_embeddings=True), "gpt2": GPT2}
 

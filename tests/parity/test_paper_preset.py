@@ -16,7 +16,7 @@ def save_gpt2(folder):
     config = models.ModelConfig(
         family="gpt2", vocab_size=320, width=16, layers=2, heads=2, kv_heads=2, head_dim=8, mlp_width=32,
         max_positions=64, norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
-        attention_bias=True, mlp_bias=True, tied_embeddings=True,
+        attention_bias=True, attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
     )  # fmt: skip
     tokens = tokenizer()
     tokens.backend_tokenizer.post_processor = None  # GPT-2's tokenizer puts nothing around a text

@@ -1,6 +1,7 @@
 """What a model family says about itself: its config fields and its weight names, readable both ways."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -77,6 +78,12 @@ class Family:
     """The table of weight names."""
     base_prefix: str
     """What a file of the bare model (no head) leaves out in front of its names."""
+    classifier: str | None = None
+    """The architecture of the same model with a linear score head, ``...ForSequenceClassification``."""
+    covers: tuple[str, ...] = ()
+    """Published models of this form, for the documentation."""
+    features: tuple[str, ...] = ()
+    """What of the family's options is implemented and held to transformers, for the documentation."""
     ignored: tuple[str, ...] = ()
     """Endings of tensors that are constants in old files (masks, rotary tables)."""
 
@@ -104,6 +111,65 @@ def transposed(name: str, leaf: LeafPath, shape: tuple[int, ...], leaf_shape: tu
     return Weight(
         name, (leaf,), shape, lambda x: [x.T.reshape(leaf_shape)], lambda xs: xs[0].reshape(shape[1], shape[0]).T
     )
+
+
+def permuted(
+    name: str, leaf: LeafPath, shape: tuple[int, ...], leaf_shape: tuple[int, ...], order: np.ndarray
+) -> Weight:
+    """A torch Linear, (heads * size, in), its heads' rows taken in another order: ``(in, heads, size[order])``."""
+    back = np.argsort(order)
+
+    def split(array: np.ndarray) -> list[np.ndarray]:
+        return [array.T.reshape(leaf_shape)[..., order]]
+
+    def join(arrays: Sequence[np.ndarray]) -> np.ndarray:
+        return arrays[0][..., back].reshape(shape[1], shape[0]).T
+
+    return Weight(name, (leaf,), shape, split, join)
+
+
+def norms(config: ModelConfig, table: Mapping[str, str]) -> list[Weight]:
+    """The norms of a family: ``{our path, "/" between: name without .weight}``; biases too where norms have them.
+
+    Paths as in ``Weight.leaves``; the query and key norms have the size of a head and no bias.
+    """
+    rows = []
+    for ours, theirs in table.items():
+        path = tuple(ours.split("/"))
+        of_heads = ours in ("query_norm", "key_norm")
+        shape = (config.head_dim if of_heads else config.width,)
+        rows.append(plain(f"{theirs}.weight", (*path, "scale"), shape))
+        if config.norm == "layer" and not of_heads:
+            rows.append(plain(f"{theirs}.bias", (*path, "bias"), shape))
+    return rows
+
+
+def linear(
+    name: str, part: str, inputs: tuple[int, ...], outputs: tuple[int, ...], *, bias: bool, prefix: LeafPath = ()
+) -> list[Weight]:
+    """A torch Linear ``name.weight`` (out, in), and ``name.bias``, as the leaves kernel (in, out) and bias of ``part``.
+
+    ``inputs`` and ``outputs`` are the leaf's axes, heads apart: ``(D,), (H, K)`` for a query, ``(H, K), (D,)`` for the
+    attention's output.
+    """
+    size_in, size_out = math.prod(inputs), math.prod(outputs)
+    path = (*prefix, part)
+    rows = [transposed(f"{name}.weight", (*path, "kernel"), (size_out, size_in), (*inputs, *outputs))]
+    if bias:
+        rows.append(reshaped(f"{name}.bias", (*path, "bias"), (size_out,), outputs))
+    return rows
+
+
+def head(config: ModelConfig, name: str = "lm_head") -> list[Weight]:
+    """What reads the hidden states: the unembedding where it is not tied, or the score head of a classifier."""
+    if config.labels:
+        return [plain("score.weight", ("score", "kernel"), (config.labels, config.hidden_width))]
+    rows = []
+    if not config.tied_embeddings:
+        rows.append(plain(f"{name}.weight", ("unembed", "kernel"), (config.vocab_size, config.hidden_width)))
+    if config.unembedding_bias:
+        rows.append(plain(f"{name}.bias", ("unembed", "bias"), (config.vocab_size,)))
+    return rows
 
 
 def require_int(fields: Mapping[str, Any], name: str, path: str) -> int:
