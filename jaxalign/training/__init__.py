@@ -6,6 +6,7 @@ data it trains. Losses live in ``jaxalign.losses``, the functions that feed them
 
 from jaxalign.training._batches import prefetch, put_batch
 from jaxalign.training._checkpoints import MAY_CHANGE, Checkpoints, Restored, check_config
+from jaxalign.training._dtypes import cast_parameters, round_stochastically
 from jaxalign.training._errors import TrainingError
 from jaxalign.training._evaluate import evaluate, make_eval_step
 from jaxalign.training._fingerprint import fingerprint
@@ -30,6 +31,7 @@ __all__ = [
     "TrainState",
     "TrainStep",
     "TrainingError",
+    "cast_parameters",
     "check_config",
     "copy_tree",
     "create_state",
@@ -43,6 +45,7 @@ __all__ = [
     "means",
     "prefetch",
     "put_batch",
+    "round_stochastically",
     "run_loop",
     "state_shapes",
     "state_shardings",

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxalign.errors import InputError
+from jaxalign.training._dtypes import in_float32, stored_in
 
 Schedule = Callable[[Any], Any]
 
@@ -41,6 +42,9 @@ class OptimizerConfig:
     """Momentum (rmsprop, sgd); 0 keeps no buffer."""
     epsilon: float = 1e-8
     """Added to the root of the second moment (adamw, rmsprop)."""
+    state_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of the first moment (adamw) or the momentum buffer (rmsprop, sgd). Mean squares are float32 always: in
+    bfloat16 .999 v rounds to v, so they would never fall."""
 
     def __post_init__(self) -> None:
         for name, valid, allowed in (
@@ -67,6 +71,8 @@ class OptimizerConfig:
         for name in ("beta1", "beta2", "decay", "momentum", "epsilon"):
             if name not in read.get(self.optimizer, {name}) and getattr(self, name) != defaults[name]:
                 raise InputError(f"--{name}: not read by --optimizer {self.optimizer}; leave it out")
+        if self.state_dtype != "float32" and self.optimizer != "adamw" and not self.momentum:
+            raise InputError(f"--state-dtype: --optimizer {self.optimizer} has no such buffer without --momentum")
         if self.schedule == "constant" and self.final_fraction:
             raise InputError("--final-fraction: not read by --schedule constant; leave it out")
 
@@ -116,7 +122,7 @@ def decay_mask(params: Any) -> Any:
 
 def make_optimizer(
     config: OptimizerConfig, total_steps: int, *, mask: Callable[[Any], Any] = decay_mask
-) -> tuple[optax.GradientTransformation, Schedule]:
+) -> tuple[optax.GradientTransformationExtraArgs, Schedule]:
     """Return ``(transformation, schedule)``.
 
     The order is torch's: clip the gradient, add the L2 term, scale, decay, multiply by the learning rate.
@@ -125,6 +131,11 @@ def make_optimizer(
     - rmsprop: ``v = d v + (1 - d) g^2``, ``p -= lr g / (sqrt(v) + eps)``, epsilon outside the root; with momentum
       the quotient is accumulated;
     - sgd: ``b = momentum b + g``, ``p -= lr b``.
+
+    The arithmetic is float32 whatever the dtypes of parameters and gradients (float64 stays float64), and so is the
+    state, but for first moments and momentum in ``config.state_dtype``. bfloat16 parameters are rounded
+    stochastically; ``update`` then needs ``key=``, a typed key that is new in every step (``make_train_step`` gives
+    it).
 
     Args:
         config: the optimizer's numbers.
@@ -137,13 +148,17 @@ def make_optimizer(
     schedule = make_schedule(config, total_steps)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
-    momentum = [optax.trace(config.momentum)] if config.momentum else []
+
+    def stored(field: str, rule: optax.GradientTransformation) -> optax.GradientTransformation:
+        return rule if config.state_dtype == "float32" else stored_in(config.state_dtype, field, rule)
+
+    momentum = [stored("trace", optax.trace(config.momentum))] if config.momentum else []
     if config.optimizer == "adamw":
-        rule = [optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), *decay]
+        rule = [stored("mu", optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)), *decay]
     elif config.optimizer == "rmsprop":
         rule = [*decay, optax.scale_by_rms(config.decay, config.epsilon, eps_in_sqrt=False), *momentum]
     elif config.optimizer == "sgd":
         rule = [*decay, *momentum]
     else:
         raise InputError(f"--optimizer {config.optimizer}: expected adamw, rmsprop or sgd")
-    return optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule)), schedule
+    return in_float32(optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))), schedule

@@ -11,6 +11,7 @@ import optax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding
 
 from jaxalign.sharding import replicated, shard_tree
+from jaxalign.training._dtypes import cast_parameters
 
 
 @functools.partial(
@@ -37,29 +38,35 @@ class TrainState:
     extra: dict[str, Any]
 
 
-def copy_tree(tree: Any, shardings: Any = None) -> Any:
+def copy_tree(tree: Any, shardings: Any = None, *, like: Any = None) -> Any:
     """Return a tree of new buffers, laid out as ``shardings`` says (None: where each leaf lies now).
+
+    ``like`` is a tree (of arrays or shapes) whose dtypes the copies take; None keeps each leaf's own.
 
     A step donates its state, which deletes the state's buffers. A frozen tree that shares buffers with the state (a
     reference model that starts as the policy) must therefore be a copy: this function makes it.
     """
     if shardings is not None:
         tree = shard_tree(tree, shardings)  # may alias the input, hence the copy below
-    return jax.tree.map(jnp.copy, tree)
+    if like is None:
+        return jax.tree.map(jnp.copy, tree)
+    return jax.tree.map(lambda leaf, as_: jnp.array(leaf, dtype=as_.dtype, copy=True), tree, like)
 
 
 def state_shapes(
-    params: Any, optimizer: optax.GradientTransformation, *, extra: dict[str, Any] | None = None
+    params: Any, optimizer: optax.GradientTransformation, *, dtype: Any = None, extra: dict[str, Any] | None = None
 ) -> TrainState:
     """Return a ``TrainState`` of ``jax.ShapeDtypeStruct``, to restore into or to plan with; no array is made.
 
     Args:
         params: the trainable parameters, or their shapes.
         optimizer: the optax transformation.
+        dtype: of the parameters in the state (norms: ``cast_parameters``); None keeps their own.
         extra: the state's ``extra``, or its shapes.
     """
 
     def build(params: Any, extra: dict[str, Any]) -> TrainState:
+        params = params if dtype is None else cast_parameters(params, dtype)
         return TrainState(params, optimizer.init(params), jnp.zeros((), jnp.int32), jax.random.key(0), extra)
 
     return jax.eval_shape(build, params, extra or {})
@@ -121,6 +128,7 @@ def create_state(
     *,
     mesh: Mesh,
     shardings: Any,
+    dtype: Any = None,
     extra: dict[str, Any] | None = None,
 ) -> TrainState:
     """Return the state before the first update, laid out on the mesh.
@@ -133,6 +141,7 @@ def create_state(
         key: a typed key, ``jax.random.key(seed)``.
         mesh: the mesh.
         shardings: a tree like ``params`` of ``NamedSharding`` (``jaxalign.sharding.tree_shardings``).
+        dtype: of the parameters in the state (norms: ``cast_parameters``); None keeps their own.
         extra: initial values of what the method carries.
 
     Raises:
@@ -141,7 +150,8 @@ def create_state(
     if not (isinstance(key, jax.Array) and jnp.issubdtype(key.dtype, jax.dtypes.prng_key)):
         raise TypeError("key must be a typed key, jax.random.key(seed)")
     layout = state_shardings(params, optimizer, mesh=mesh, shardings=shardings, extra=extra)
-    params = copy_tree(params, layout.params)
+    like = None if dtype is None else jax.eval_shape(lambda tree: cast_parameters(tree, dtype), params)
+    params = copy_tree(params, layout.params, like=like)
     return TrainState(
         params=params,
         optimizer_state=jax.jit(optimizer.init, out_shardings=layout.optimizer_state)(params),

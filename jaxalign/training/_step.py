@@ -21,6 +21,9 @@ Metrics = dict[str, tuple[Any, Any]]
 LossFunction = Callable[[Any, Any, Any, Any, Any], tuple[Terms, Metrics]]
 """``loss(params, frozen, batch, key, extra) -> (terms, metrics)``."""
 
+ROUNDING = 0x8000_0000
+"""Folded into a step's key for the rounding of bfloat16 parameters: no record id, which losses fold in, is this."""
+
 
 def weighted_total(terms: Terms, weights: dict[str, Any] | None = None) -> jax.Array:
     """Return the sum over terms of ``coefficient * sum / weight``, a scalar; a term of weight 0 counts 0.
@@ -105,6 +108,7 @@ def make_train_step(
     if accumulation < 1:
         raise InputError(f"--accumulation {accumulation}: must be at least 1")
     rows = batch_sharding(mesh)
+    update = optax.with_extra_args_support(optimizer).update
 
     def gradients(state: TrainState, frozen: Any, batch: Any, key: jax.Array) -> tuple[Any, Any, Terms, Metrics]:
         def share(params: Any, part: Any, weights: dict[str, Any] | None) -> tuple[jax.Array, tuple[Terms, Metrics]]:
@@ -151,7 +155,9 @@ def make_train_step(
         report |= {"grad_norm": (norm, 1.0), "nonfinite": (1.0 - finite, 1.0)}
         if schedule is not None:
             report["learning_rate"] = (schedule(state.step), 1.0)
-        updates, optimizer_state = optimizer.update(grads, state.optimizer_state, state.params)
+        updates, optimizer_state = update(
+            grads, state.optimizer_state, state.params, key=jax.random.fold_in(key, ROUNDING)
+        )
         params = optax.apply_updates(state.params, updates)
         extra = state.extra
         if update_extra is not None:
