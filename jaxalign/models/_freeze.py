@@ -1,5 +1,7 @@
-"""Freezing lower layers: the frozen part is another argument, never differentiated."""
+"""Freezing: what does not train is another argument, never differentiated."""
 
+import re
+from collections.abc import Sequence
 from typing import Any
 
 import jax
@@ -28,33 +30,64 @@ def restack(config: ModelConfig, params: Params, stacks: tuple[int, ...]) -> tup
     return new_config, {**params, "stacks": divided}
 
 
-def freeze(config: ModelConfig, params: Params, layers: int) -> tuple[ModelConfig, Params, Params]:
-    """Split a model into a trainable top and a frozen bottom: the embeddings and the first ``layers`` blocks.
+def freeze(
+    config: ModelConfig,
+    params: Params,
+    layers: int = 0,
+    *,
+    embeddings: bool = False,
+    patterns: Sequence[str] = (),
+) -> tuple[ModelConfig, Params, Params]:
+    """Split a model into what trains and what does not; what is frozen in any of the three ways is frozen.
 
-    The frozen tree is to be passed as an argument that is not differentiated; then no residual of the frozen stack is
-    kept for the backward pass, and its output can be computed once (``trunk``) and cached. With tied embeddings the
-    unembedding is frozen too.
+    The frozen tree is to be passed as an argument that is not differentiated. Of lower stacks that are frozen whole
+    nothing is kept for the backward pass, and the output of the lowest one can be computed once (``trunk``) and cached.
+    With tied embeddings the unembedding is the embedding, frozen with it.
 
     Args:
         config, params: the model, in any stacks.
-        layers: how many blocks from the bottom are frozen; 0 freezes nothing, embeddings included.
+        layers: the first ``layers`` blocks, and the embeddings below them; 0 freezes none.
+        embeddings: the embeddings (of tokens and positions, and what projects them).
+        patterns: regular expressions, each matched against the whole path of a leaf, such as "stacks/0/query/kernel" or
+            "final_norm/scale"; with ``layers`` the layers above the frozen ones are "stacks/1".
 
     Returns:
-        (config restacked as (layers, rest), trainable, frozen); ``combine(trainable, frozen)`` is the whole model.
+        (config, trainable, frozen); the config is restacked as (layers, rest) where ``layers`` says so;
+        ``combine(trainable, frozen)`` is the whole model.
 
     Raises:
-        InputError: ``layers`` outside 0 .. config.layers.
+        InputError: ``layers`` outside 0 .. config.layers; a pattern that is no regular expression or matches nothing.
     """
     if not 0 <= layers <= config.layers:
         raise InputError(f"frozen layers: {layers} is not between 0 and the model's {config.layers} layers")
-    if layers == 0:
-        return config, params, {}
-    rest = config.layers - layers
-    config, params = restack(config, params, (layers, rest) if rest else (layers,))
-    frozen = {"embed": params["embed"], "stacks": {"0": params["stacks"]["0"]}}
-    trainable = {name: subtree for name, subtree in params.items() if name != "embed"}
-    trainable["stacks"] = {name: stack for name, stack in params["stacks"].items() if name != "0"}
+    if layers:
+        rest = config.layers - layers
+        config, params = restack(config, params, (layers, rest) if rest else (layers,))
+    paths = ["/".join(entry.key for entry in path) for path, _ in jax.tree_util.tree_leaves_with_path(params)]
+    chosen = {path for pattern in patterns for path in _matching(pattern, paths)}
+    if layers or embeddings:
+        chosen |= {path for path in paths if path.startswith("embed/")}
+    if layers:
+        chosen |= {path for path in paths if path.startswith("stacks/0/")}
+    trainable: Params = {}
+    frozen: Params = {}
+    for path, leaf in zip(paths, jax.tree.leaves(params), strict=True):
+        *above, name = path.split("/")
+        tree = frozen if path in chosen else trainable
+        for part in above:
+            tree = tree.setdefault(part, {})
+        tree[name] = leaf
     return config, trainable, frozen
+
+
+def _matching(pattern: str, paths: list[str]) -> list[str]:
+    try:
+        found = [path for path in paths if re.fullmatch(pattern, path)]
+    except re.error as error:
+        raise InputError(f"frozen parameters: {pattern!r} is not a regular expression ({error})") from None
+    if not found:
+        raise InputError(f"frozen parameters: {pattern!r} matches no parameter; they have names such as {paths[-1]!r}")
+    return found
 
 
 def combine(trainable: Params, frozen: Params) -> Params:

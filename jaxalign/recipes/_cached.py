@@ -118,15 +118,16 @@ def attach_reference_log_probs(
 
 @functools.partial(jax.jit, static_argnames="config")
 def _trunk(config: ModelConfig, frozen: dict[str, Params], batch: Batch) -> jax.Array:
-    found = frozen_trunk(config, frozen, batch)
-    assert found is not None, "without a frozen stack there is no trunk"
+    found = frozen_trunk(config, {}, frozen, batch)
+    assert found is not None
     return found
 
 
 @functools.partial(jax.jit, static_argnames=("config", "temperature"))
 def _log_probs(config: ModelConfig, frozen: dict[str, Params], batch: Batch, *, temperature: float) -> jax.Array:
-    whole = models.combine(frozen["reference"], frozen["base"])
-    return score_targets(config, whole, batch, trunk=frozen_trunk(config, frozen, batch), temperature=temperature)
+    own = frozen["reference"]
+    trunk = frozen_trunk(config, own, frozen, batch)
+    return score_targets(config, models.combine(own, frozen["base"]), batch, trunk=trunk, temperature=temperature)
 
 
 def _everywhere(here: bool) -> bool:

@@ -1,11 +1,13 @@
 """What every recipe's config holds: the model, the data, the step, the run. A field's docstring is its help."""
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any, Literal
 
 from jaxalign.data import Truncation
 from jaxalign.errors import InputError
+from jaxalign.models import LoRA
 from jaxalign.training import OptimizerConfig
 
 __all__ = ["UNCHECKED", "FitConfig", "RunConfig"]
@@ -41,10 +43,32 @@ class FitConfig:
     """The optimizer."""
     frozen_layers: int = 0
     """Keep the embeddings and the lowest K layers as they are; only what is above trains."""
+    frozen_embeddings: bool = False
+    """Keep the embeddings as they are (with tied embeddings, the unembedding too)."""
+    frozen_parameters: tuple[str, ...] = ()
+    """Keep these as they are: regular expressions of whole names, such as "stacks/.*/mlp_norm/.*"."""
     cache_trunk: bool = False
     """With ``frozen_layers``: compute the frozen layers' activations once, before training, and keep them in memory."""
+    lora_rank: int = 0
+    """Train a low-rank adapter of this rank beside a model that stays as it is; 0 = train the model itself. With
+    ``frozen_layers`` the layers above them have adapters."""
+    lora_alpha: float = 32.0
+    """The adapter's update is scaled by alpha / rank."""
+    lora_targets: tuple[str, ...] = (".*",)
+    """What has an adapter: regular expressions of whole names among query, key, value, output, gate, up, down."""
+    lora_dropout: float = 0.0
+    """Share of the adapter's inputs zeroed while training."""
+    lora_rank_stabilised: bool = False
+    """Scale by alpha / sqrt(rank) instead (rsLoRA)."""
     dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of activations; parameters and optimizer state are float32."""
+    """Type of activations and matrix products. Every reduction is float32 (norms, softmax, losses, the gradient's norm,
+    sums over micro-batches), and so is the optimizer's arithmetic."""
+    parameter_dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of what trains: float32 master weights, or bfloat16, rounded stochastically at every update (norms stay
+    float32)."""
+    frozen_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of frozen layers and of the reference; None = the model folder's own. bfloat16 changes no number where
+    ``dtype`` is bfloat16 too."""
     remat: Literal["none", "full", "dots"] = "none"
     """What the backward pass computes again instead of keeping: nothing, whole layers, or all but matrix products."""
     mesh: str = ""
@@ -64,20 +88,59 @@ class FitConfig:
     """Also write TensorBoard files into ``tensorboard`` beside metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "frozen_layers", "seed", "eval_every")
+        _at_least(self, 0, "frozen_layers", "lora_rank", "seed", "eval_every")
         _at_least(self, 1, "max_steps", "epochs", "batch_size", "accumulation", "row_length")
         _at_least(self, 1, "save_every", "keep_checkpoints", "log_every")
         if self.cache_trunk and not self.frozen_layers:
             raise InputError("--cache-trunk: nothing to cache without --frozen-layers")
+        self._check_lora()
         if self.row_length is not None and not self.packing:
             raise InputError("--row-length: rows are as long as the longest example without --packing")
+
+    def _check_lora(self) -> None:
+        if self.lora_rank:
+            for name in ("frozen_embeddings", "frozen_parameters"):
+                if getattr(self, name):
+                    raise InputError(f"{_flag(name)}: with --lora-rank only the adapter trains; leave it out")
+            try:
+                self.lora  # noqa: B018
+            except InputError as error:
+                raise InputError(re.sub(r"^LoRA\.(\w+)", lambda found: _flag(f"lora_{found[1]}"), str(error))) from None
+            return
+        for item in fields(FitConfig):
+            if item.name.startswith("lora_") and getattr(self, item.name) != item.default:
+                raise InputError(f"{_flag(item.name)}: there is no adapter without --lora-rank")
+
+    @property
+    def shares_reference(self) -> str | None:
+        """The flag by which part of the model does not train, shared with the reference; None = all of it trains."""
+        names = ("frozen_layers", "frozen_embeddings", "frozen_parameters", "lora_rank")
+        return next((_flag(name) for name in names if getattr(self, name)), None)
+
+    @property
+    def lora(self) -> LoRA | None:
+        """The adapter, where one trains."""
+        if not self.lora_rank:
+            return None
+        return LoRA(
+            rank=self.lora_rank,
+            alpha=self.lora_alpha,
+            targets=self.lora_targets,
+            dropout=self.lora_dropout,
+            rank_stabilised=self.lora_rank_stabilised,
+            first_layer=self.frozen_layers,
+        )
+
+
+def _flag(name: str) -> str:
+    return "--" + name.replace("_", "-")
 
 
 def _at_least(config: Any, least: int, *names: str) -> None:
     for name in names:
         value = getattr(config, name)
         if value is not None and value < least:
-            raise InputError(f"--{name.replace('_', '-')}: must be at least {least}, is {value}")
+            raise InputError(f"{_flag(name)}: must be at least {least}, is {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -101,6 +164,8 @@ class RunConfig(FitConfig):
     """Held-out rows of the same form; None = no evaluation."""
     eval_split: str = "train"
     """Split of the evaluation dataset."""
+    save_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the weights in ``final``; None = ``parameter_dtype``, so that nothing learnt is rounded away."""
 
     max_length: int = 512
     """Most tokens of prompt and answer together."""

@@ -9,14 +9,16 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
-from jaxalign import data, models, sharding, training
+from jaxalign import data, sharding, training
 from jaxalign.data import BatchSource, Example
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk
 from jaxalign.recipes._config import UNCHECKED, FitConfig
 from jaxalign.recipes._objective import Objective, Params
+from jaxalign.recipes._split import Split, split_model
 
 __all__ = ["FitResult", "fit"]
 
@@ -31,13 +33,18 @@ class FitResult:
     config: ModelConfig
     """The model, its layers in one stack."""
     params: Params
-    """The whole model's parameters."""
+    """The whole model's parameters: what trained in ``parameter_dtype``, what did not in its own; an adapter is merged
+    in (what it adapts is then in ``parameter_dtype``)."""
     step: int
     """Updates applied."""
     metrics: dict[str, float]
     """The last step's metrics."""
     interrupted: bool
     """Whether a signal ended the run before its last step; the same call then continues it."""
+    lora_config: ModelConfig | None = None
+    """With ``lora_rank``: the model as the adapter belongs to it (stacks, ``lora``), for ``models.save_adapter``."""
+    lora: Params | None = None
+    """With ``lora_rank``: the adapter alone, a tree beside the parameters that training started from."""
 
 
 def fit(
@@ -64,7 +71,8 @@ def fit(
       examples: the tokenised records. They may carry ``trunk`` and ``reference_log_probs`` (``attach_trunk``,
         ``attach_reference_log_probs``), shared between runs; they are then not computed again.
       make_objective: the method: ``model config -> Objective``; called with the config whose layers are split as
-        ``config.frozen_layers`` says.
+        ``config.frozen_layers`` says, and which has the adapter where one trains (once more, without its dropout, for
+        evaluation).
       config: the run.
       reference: the reference model's parameters, for methods that read one; None = ``params`` as they are now.
       cache_reference: compute reference log-probs once, before training, instead of in every step: same numbers.
@@ -83,64 +91,46 @@ def fit(
     """
     mesh = sharding.parse_mesh(config.mesh)
     model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat)
-    if config.frozen_layers > model_config.layers:
-        raise InputError(f"--frozen-layers: the model has {model_config.layers} layers, not {config.frozen_layers}")
-    split_config, trainable, base = models.freeze(model_config, params, config.frozen_layers)
-    objective = make_objective(split_config)
-    if objective.couples_rows and config.accumulation > 1:
-        raise InputError("--accumulation: this loss couples the rows of a batch; it needs them all at once (1)")
-    if reference is not None and config.frozen_layers:
-        raise InputError("--reference: with --frozen-layers the reference shares the frozen layers; leave it out")
-    own = trainable if reference is None else reference
+    split = split_model(model_config, params, config, mesh)
+    objective = make_objective(split.config)
+    _check_method(objective, config, reference)
     eval_examples = list(eval_examples)
     _check_fit(model_config, [*examples, *eval_examples])
-
-    layout = sharding.tree_shardings(models.logical_axes(split_config), _shapes(split_config), mesh)
-    trainable_layout, base_layout = _like(layout, trainable), _like(layout, base)
-    base = sharding.shard_tree(base, base_layout)
-    frozen: dict[str, Params] = {"base": base, "reference": {}}
-    carried, also = ({spec.name for spec in data.extra_specs(some)} for some in (examples, eval_examples or examples))
-    if different := sorted((carried ^ also) & {"trunk", "reference_log_probs"}):
-        raise InputError(f"eval_examples: they and the examples must carry {different[0]} both, or neither")
-    cache_reference = cache_reference and objective.needs_reference and "reference_log_probs" not in carried
-    if objective.needs_reference and "reference_log_probs" not in carried:
-        # Not a copy: the state that is donated has buffers of its own (create_state), nothing donates these.
-        frozen["reference"] = sharding.shard_tree(own, trainable_layout)
-
+    carried = _carried(examples, eval_examples)
     directory = None if directory is None else Path(directory)
-    batch_size = config.batch_size
+
+    own = split.reference if reference is None else split.as_frozen(reference)
+    frozen: dict[str, Params] = {"base": split.base, "reference": {}}
+    if objective.needs_reference and "reference_log_probs" not in carried and own:
+        # Not a copy: the state that is donated has buffers of its own (create_state), nothing donates these.
+        frozen["reference"] = sharding.shard_tree(own, split.trainable_layout)
+    attach = _Attach(split, objective, config, mesh, directory)
     if config.cache_trunk and "trunk" not in carried:
-        examples = attach_trunk(split_config, base, examples, mesh=mesh, batch_size=batch_size)
-        if eval_examples:
-            eval_examples = attach_trunk(split_config, base, eval_examples, mesh=mesh, batch_size=batch_size)
-    if cache_reference:
-
-        def attach(examples: Sequence[Example]) -> list[Example]:
-            return attach_reference_log_probs(
-                split_config,
-                base,
-                frozen["reference"],
-                examples,
-                temperature=objective.temperature,
-                mesh=mesh,
-                batch_size=batch_size,
-                directory=None if directory is None else directory / "cache",
-            )
-
-        examples, eval_examples = attach(examples), attach(eval_examples) if eval_examples else []
+        examples, eval_examples = attach.trunk(examples), attach.trunk(eval_examples)
+    if cache_reference and objective.needs_reference and "reference_log_probs" not in carried:
+        examples, eval_examples = (attach.reference(some, frozen["reference"]) for some in (examples, eval_examples))
         frozen["reference"] = {}
 
     source = _batches(examples, config, mesh, pad_token, shuffle=True)
     total_steps = len(source) if config.max_steps is None else config.max_steps
     optimizer, schedule = training.make_optimizer(config.optimizer, total_steps)
-    extra = objective.initial_extra(own)
-    state_layout = training.state_shardings(trainable, optimizer, mesh=mesh, shardings=trainable_layout, extra=extra)
-    frozen_layout = {"base": base_layout, "reference": trainable_layout if frozen["reference"] else {}}
+    # A moving reference takes the parameters' values, so it is at least as wide.
+    extra = jax.tree.map(
+        lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, config.parameter_dtype)),
+        objective.initial_extra(own or split.start),
+    )
+    layout = training.state_shardings(
+        split.trainable, optimizer, mesh=mesh, shardings=split.trainable_layout, extra=extra
+    )
+    frozen_layout = {
+        "base": split.base_layout,
+        "reference": split.trainable_layout if frozen["reference"] else {},
+    }
     step = training.make_train_step(
         objective.loss,
         optimizer,
         mesh=mesh,
-        state_shardings=state_layout,
+        state_shardings=layout,
         frozen_shardings=frozen_layout,
         accumulation=config.accumulation,
         schedule=schedule,
@@ -149,85 +139,139 @@ def fit(
 
     checkpoints, restored = None, None
     if directory is not None:
-        described = json.loads(json.dumps(dataclasses.asdict(config) | (identity or {}), default=str))
-        may_change = UNCHECKED
-        if config.optimizer.schedule != "constant":
-            # The schedule falls over the whole run: with another length every update so far would have been another.
-            may_change = UNCHECKED - {"max_steps", "epochs"}
-        checkpoints = training.Checkpoints(
-            directory / "checkpoints", config=described, keep=config.keep_checkpoints, may_change=tuple(may_change)
-        )
-        like = training.state_shapes(trainable, optimizer, extra=extra)
-        restored = checkpoints.restore(like, state_layout)
+        checkpoints = _checkpoints(directory, config, identity)
+        like = training.state_shapes(split.trainable, optimizer, dtype=config.parameter_dtype, extra=extra)
+        restored = checkpoints.restore(like, layout)
         if jax.process_index() == 0:
-            (directory / "config.json").write_text(json.dumps(described, indent=2) + "\n", encoding="utf-8")
+            (directory / "config.json").write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
     if restored is None:
-        key = jax.random.key(config.seed)
-        state = training.create_state(trainable, optimizer, key, mesh=mesh, shardings=trainable_layout, extra=extra)
-        start, position = 0, 0
+        state = training.create_state(
+            split.trainable,
+            optimizer,
+            jax.random.key(config.seed),
+            mesh=mesh,
+            shardings=split.trainable_layout,
+            dtype=config.parameter_dtype,
+            extra=extra,
+        )
     else:
-        state, start, position = restored.state, restored.step, restored.position
-    metrics = restored.metrics if restored else {}
+        state = restored.state
 
-    evaluation = _evaluation(objective, eval_examples, config, mesh, frozen, frozen_layout, trainable_layout, pad_token)
+    evaluation = None
+    if eval_examples:
+        # Without dropout the loss is the same function of the parameters at every evaluation.
+        scored = objective if split.without_dropout == split.config else make_objective(split.without_dropout)
+        eval_step = training.make_eval_step(
+            scored.loss, mesh=mesh, params_shardings=split.trainable_layout, frozen_shardings=frozen_layout
+        )
+        eval_source = _batches(eval_examples, config, mesh, pad_token, shuffle=False)
+        evaluation = _evaluation(eval_step, eval_source, frozen, mesh)
 
     def evaluate_all(index: int, state: training.TrainState) -> dict[str, float]:
         values = evaluation(state) if evaluation else {}
-        if evaluate:
-            whole = models.combine(state.params, base)
-            values |= evaluate(index, models.restack(split_config, whole, (split_config.layers,))[1])
-        return values
+        return values | (evaluate(index, split.whole(state.params)[1]) if evaluate else {})
+
+    first_loss = objective.first_loss if reference is None and "reference_log_probs" not in carried else None
 
     def observe(index: int, values: Any) -> None:
         if report is not None:
             report(index, total_steps, f"loss {values['loss']:.4g}")
-        expected = objective.first_loss
-        if index == 1 and expected is not None and reference is None and "reference_log_probs" not in carried:
-            tolerance = FIRST_LOSS_TOLERANCE[config.dtype]
-            if not math.isclose(values["loss"], expected, rel_tol=tolerance, abs_tol=tolerance):
-                raise training.TrainingError(
-                    f"step 1: the loss is {values['loss']:.6f}, but policy = reference makes it {expected:.6f}: "
-                    "the policy and the reference do not score alike"
-                )
+        if index == 1 and first_loss is not None:
+            _check_first_loss(values["loss"], first_loss, FIRST_LOSS_TOLERANCE[config.dtype])
 
-    writer = None
-    if directory is not None:
-        writer = training.MetricWriter(
-            directory / "metrics.jsonl",
-            step=start,
-            tensorboard=directory / "tensorboard" if config.tensorboard else None,
+    result = _loop(
+        step,
+        state,
+        source,
+        config,
+        position=restored.position if restored else 0,
+        start=restored.step if restored else 0,
+        total_steps=total_steps,
+        frozen=frozen,
+        checkpoints=checkpoints,
+        directory=directory,
+        progress=None if report else title,
+        evaluate=evaluate_all if evaluation or evaluate else None,
+        observe=observe,
+    )
+    whole_config, whole = split.whole(result.state.params)
+    return FitResult(
+        config=whole_config,
+        params=whole,
+        step=result.step,
+        metrics=result.metrics or (restored.metrics if restored else {}),
+        interrupted=result.interrupted,
+        lora_config=split.config if config.lora else None,
+        lora=result.state.params if config.lora else None,
+    )
+
+
+@dataclasses.dataclass(frozen=True)
+class _Attach:
+    """What does not change while a run trains, computed once and carried by its examples."""
+
+    split: Split
+    objective: Objective
+    config: FitConfig
+    mesh: jax.sharding.Mesh
+    directory: Path | None
+
+    def trunk(self, examples: Sequence[Example]) -> list[Example]:
+        """With the activations of the frozen layers."""
+        if not examples:
+            return []
+        batch_size = self.config.batch_size
+        return attach_trunk(self.split.config, self.split.base, examples, mesh=self.mesh, batch_size=batch_size)
+
+    def reference(self, examples: Sequence[Example], own: Params) -> list[Example]:
+        """With the reference's log-probs; ``own`` is what it has beside the frozen parameters."""
+        if not examples:
+            return []
+        return attach_reference_log_probs(
+            self.split.config,
+            self.split.base,
+            own,
+            examples,
+            temperature=self.objective.temperature,
+            mesh=self.mesh,
+            batch_size=self.config.batch_size,
+            directory=None if self.directory is None else self.directory / "cache",
         )
-    shown = ("loss", "rewards/margin", "rewards/accuracy")
-    batches = data.make_iterator(source, start=position)
-    try:
-        bar = training.Progress(total_steps, start=start, title=title, every=config.log_every, shown=shown)
-        with contextlib.nullcontext() if report else bar as progress:
-            result = training.run_loop(
-                step,
-                state,
-                batches,
-                max_steps=total_steps,
-                frozen=frozen,
-                position=position,
-                save_every=config.save_every,
-                checkpoints=checkpoints,
-                writer=writer,
-                progress=progress,
-                evaluate=evaluate_all if evaluation or evaluate else None,
-                evaluate_every=config.eval_every,
-                observe=observe,
-                identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
-                count_tokens=lambda batch: int((batch.example > 0).sum()) * sharding.row_share(mesh)[1],
-            )
-    finally:
-        batches.close()
-        if writer:
-            writer.close()
-        if checkpoints:
-            checkpoints.close()
-    whole = models.combine(result.state.params, base)
-    whole_config, whole = models.restack(split_config, whole, (split_config.layers,))
-    return FitResult(whole_config, whole, result.step, result.metrics or metrics, result.interrupted)
+
+
+def _check_method(objective: Objective, config: FitConfig, reference: Params | None) -> None:
+    if objective.couples_rows and config.accumulation > 1:
+        raise InputError("--accumulation: this loss couples the rows of a batch; it needs them all at once (1)")
+    if reference is not None and (flag := config.shares_reference):
+        raise InputError(f"--reference: with {flag} the reference shares what does not train; leave it out")
+
+
+def _carried(examples: Sequence[Example], eval_examples: Sequence[Example]) -> set[str]:
+    """The names of what the examples carry beside their tokens."""
+    carried, also = ({spec.name for spec in data.extra_specs(some)} for some in (examples, eval_examples or examples))
+    if different := sorted((carried ^ also) & {"trunk", "reference_log_probs"}):
+        raise InputError(f"eval_examples: they and the examples must carry {different[0]} both, or neither")
+    return carried
+
+
+def _checkpoints(directory: Path, config: FitConfig, identity: dict[str, Any] | None) -> training.Checkpoints:
+    """The run's checkpoints, which those of a run with another config are not."""
+    described = json.loads(json.dumps(dataclasses.asdict(config) | (identity or {}), default=str))
+    may_change = UNCHECKED
+    if config.optimizer.schedule != "constant":
+        # The schedule falls over the whole run: with another length every update so far would have been another.
+        may_change = UNCHECKED - {"max_steps", "epochs"}
+    return training.Checkpoints(
+        directory / "checkpoints", config=described, keep=config.keep_checkpoints, may_change=tuple(may_change)
+    )
+
+
+def _check_first_loss(loss: float, expected: float, tolerance: float) -> None:
+    if not math.isclose(loss, expected, rel_tol=tolerance, abs_tol=tolerance):
+        raise training.TrainingError(
+            f"step 1: the loss is {loss:.6f}, but policy = reference makes it {expected:.6f}: "
+            "the policy and the reference do not score alike"
+        )
 
 
 def _batches(
@@ -250,22 +294,9 @@ def _batches(
 
 
 def _evaluation(
-    objective: Objective,
-    examples: Sequence[Example],
-    config: FitConfig,
-    mesh: jax.sharding.Mesh,
-    frozen: dict[str, Params],
-    frozen_layout: Any,
-    trainable_layout: Any,
-    pad_token: int,
-) -> Callable[[training.TrainState], dict[str, float]] | None:
+    eval_step: Callable[..., Any], source: BatchSource, frozen: dict[str, Params], mesh: jax.sharding.Mesh
+) -> Callable[[training.TrainState], dict[str, float]]:
     """The loss and metrics on held-out examples, under names that begin with ``eval/``."""
-    if not examples:
-        return None
-    eval_step = training.make_eval_step(
-        objective.loss, mesh=mesh, params_shardings=trainable_layout, frozen_shardings=frozen_layout
-    )
-    source = _batches(examples, config, mesh, pad_token, shuffle=False)
 
     def run(state: training.TrainState) -> dict[str, float]:
         batches = data.make_iterator(source)
@@ -275,15 +306,59 @@ def _evaluation(
     return run
 
 
-def _shapes(config: ModelConfig) -> Any:
-    return jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
-
-
-def _like(whole: Any, part: Any) -> Any:
-    """The entries of the nested dict ``whole`` that ``part`` has."""
-    if not isinstance(part, dict):
-        return whole
-    return {name: _like(whole[name], value) for name, value in part.items()}
+def _loop(
+    step: training.TrainStep,
+    state: training.TrainState,
+    source: BatchSource,
+    config: FitConfig,
+    *,
+    position: int,
+    start: int,
+    total_steps: int,
+    frozen: dict[str, Params],
+    checkpoints: training.Checkpoints | None,
+    directory: Path | None,
+    progress: str | None,
+    evaluate: Callable[[int, training.TrainState], dict[str, float]] | None,
+    observe: Callable[[int, Any], None],
+) -> training.LoopResult:
+    """Run the loop with what it reads and writes open around it; ``progress`` titles the bar, None = no bar."""
+    writer = None
+    if directory is not None:
+        writer = training.MetricWriter(
+            directory / "metrics.jsonl",
+            step=start,
+            tensorboard=directory / "tensorboard" if config.tensorboard else None,
+        )
+    batches = data.make_iterator(source, start=position)
+    shown = ("loss", "rewards/margin", "rewards/accuracy")
+    shares = sharding.row_share(step.mesh)[1]
+    try:
+        bar = training.Progress(total_steps, start=start, title=progress or "", every=config.log_every, shown=shown)
+        with bar if progress is not None else contextlib.nullcontext() as shown_bar:
+            return training.run_loop(
+                step,
+                state,
+                batches,
+                max_steps=total_steps,
+                frozen=frozen,
+                position=position,
+                save_every=config.save_every,
+                checkpoints=checkpoints,
+                writer=writer,
+                progress=shown_bar,
+                evaluate=evaluate,
+                evaluate_every=config.eval_every,
+                observe=observe,
+                identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
+                count_tokens=lambda batch: int((batch.example > 0).sum()) * shares,
+            )
+    finally:
+        batches.close()
+        if writer:
+            writer.close()
+        if checkpoints:
+            checkpoints.close()
 
 
 def _check_fit(config: ModelConfig, examples: Sequence[Example]) -> None:

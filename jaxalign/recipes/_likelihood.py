@@ -26,13 +26,14 @@ def likelihood_objective(config: ModelConfig, *, temperature: float = 1.0) -> Ob
     def loss(
         params: Params, frozen: dict[str, Params], batch: Batch, key: jax.Array, extra: dict[str, Any]
     ) -> tuple[Terms, Metrics]:
-        del key, extra
+        del extra
         log_probs = score_targets(
             config,
             models.combine(params, frozen["base"]),
             batch,
-            trunk=frozen_trunk(config, frozen, batch),
+            trunk=frozen_trunk(config, params, frozen, batch),
             temperature=temperature,
+            dropout_key=key,
         )
         tokens = jnp.sum(batch.target_mask).astype(log_probs.dtype)
         value = jnp.sum(losses.cross_entropy(log_probs))

@@ -8,6 +8,7 @@ import jax
 
 from jaxalign import models
 from jaxalign.data import Batch
+from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.training import LossFunction
 
@@ -22,7 +23,8 @@ class Objective:
 
     ``loss(params, frozen, batch, key, extra) -> (terms, metrics)`` is pure. ``params`` is what trains; ``frozen`` is
     ``{"base": ..., "reference": ...}``: the parameters that do not train (``{}`` when all do) and the reference's own
-    copy of what trains (``{}`` where no reference is read in the step).
+    copy of what trains (``{}`` where no reference is read in the step, and where an adapter trains: the base alone is
+    then the reference). ``key`` is the step's.
     """
 
     loss: LossFunction
@@ -33,22 +35,31 @@ class Objective:
     couples_rows: bool = False
     """Whether a row's loss depends on other rows: gradient accumulation would then change the result."""
     initial_extra: Callable[[Params], dict[str, Any]] = lambda reference: {}
-    """The train state's ``extra`` at step 0, from the reference's own copy of what trains."""
+    """The train state's ``extra`` at step 0, from what trains as the reference has it."""
     update_extra: Callable[..., dict[str, Any]] | None = None
     """``(extra, params, metrics, step) -> extra`` after each update, inside the step."""
     first_loss: float | None = None
     """The loss that step 0 must show (ln 2 for DPO at policy = reference), checked as training starts; None = none."""
 
 
-def frozen_trunk(config: ModelConfig, frozen: dict[str, Params], batch: Batch) -> jax.Array | None:
+def frozen_trunk(config: ModelConfig, own: Params, frozen: dict[str, Params], batch: Batch) -> jax.Array | None:
     """Activations of the frozen lower stack: the cached ones, else computed once for policy and reference alike.
 
-    None when no layer is frozen.
+    The trunk is the embedding and stack "0". It is frozen exactly if ``own``, what a model has of its own beside
+    ``frozen["base"]`` (the parameters that train, or the reference's copy of them), holds nothing under ``embed`` and
+    nothing under ``stacks/0``, an adapter's leaves included; None where it is not.
+
+    Raises:
+      InputError: the batch carries a trunk's activations, but the trunk is not frozen: they would be stale.
     """
-    if "trunk" in batch.extras:
-        return batch.extras["trunk"]
-    if "stacks" not in frozen["base"]:
+    trunk = (own.get("embed"), own.get("stacks", {}).get("0"))
+    cached = batch.extras.get("trunk")
+    if jax.tree.leaves(trunk):
+        if cached is not None:
+            raise InputError("examples: they carry the activations of layers that train (attach_trunk); leave them out")
         return None
+    if cached is not None:
+        return cached
     return models.trunk(
         config,
         frozen["base"],

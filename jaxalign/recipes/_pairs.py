@@ -39,7 +39,8 @@ def preference_objective(
       reference_update_rate: TR-DPO: reference <- rate * policy + (1 - rate) * reference.
 
     Raises:
-      InputError: a rate outside (0, 1], or a moving reference for losses that read none.
+      InputError: a rate outside (0, 1], a moving reference for losses that read none, or one that moves part of the
+        way to a policy that is an adapter.
     """
     moving = reference_update_every > 0
     if moving and not objective.needs_reference:
@@ -48,6 +49,11 @@ def preference_objective(
         raise InputError(f"--reference-update-every: must be at least 0, is {reference_update_every}")
     if not 0 < reference_update_rate <= 1:
         raise InputError(f"--reference-update-rate: must be in (0, 1], is {reference_update_rate}")
+    if moving and config.lora is not None and reference_update_rate != 1:
+        raise InputError(
+            f"--reference-update-rate: with --lora-rank it must be 1, is {reference_update_rate}: the mean of two "
+            "adapters' factors is not the mean of the adapters"
+        )
 
     def reference_log_probs(
         frozen: dict[str, Params], batch: Batch, extra: dict[str, Any], trunk: jax.Array | None
@@ -64,11 +70,15 @@ def preference_objective(
     def loss(
         params: Params, frozen: dict[str, Params], batch: Batch, key: jax.Array, extra: dict[str, Any]
     ) -> tuple[Terms, Metrics]:
-        del key  # no method of this family draws random numbers
-        trunk = frozen_trunk(config, frozen, batch)
+        trunk = frozen_trunk(config, params, frozen, batch)
         reference = reference_log_probs(frozen, batch, jax.lax.stop_gradient(extra), trunk)
         policy = score_targets(
-            config, models.combine(params, frozen["base"]), batch, trunk=trunk, temperature=objective.temperature
+            config,
+            models.combine(params, frozen["base"]),
+            batch,
+            trunk=trunk,
+            temperature=objective.temperature,
+            dropout_key=key,
         )
         scores, desensitised = pair_scores(batch, policy, reference), None
         if objective.length_desensitised is not None:

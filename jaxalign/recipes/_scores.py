@@ -26,6 +26,7 @@ def score_targets(
     *,
     trunk: jax.Array | None = None,
     temperature: float = 1.0,
+    dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """log pi(target | its past) of every supervised token, in nats; 0 where the mask is False.
 
@@ -34,6 +35,7 @@ def score_targets(
       batch: the rows.
       trunk: the frozen lower stack's activations ``[B, T, D]``, where they are at hand; that stack is then not run.
       temperature: the softmax temperature of the model scored.
+      dropout_key: the step's key, for an adapter with dropout; None scores without dropout.
 
     Returns:
       ``[B, S]`` (``[B, R, S]`` for the two-row layout), at least float32.
@@ -46,11 +48,27 @@ def score_targets(
         example=batch.example,
         branch=batch.branch,
         trunk=trunk,
+        dropout_keys=_dropout_keys(config, batch, dropout_key),
     )
     log_probs = models.target_log_probs(
         config, params, hidden, batch.source_index, batch.targets, temperature=temperature
     )
     return jnp.where(batch.target_mask, log_probs, 0.0)
+
+
+def _dropout_keys(config: ModelConfig, batch: Batch, key: jax.Array | None) -> jax.Array | None:
+    """A key a token, from what the token is: its record, its branch, its position. So neither micro-batches nor packing
+    nor the layout of pairs change a draw."""
+    if key is None or config.lora is None or not config.lora.dropout:
+        return None
+    number = jnp.maximum(batch.example - 1, 0)
+    records = jnp.take_along_axis(batch.record_ids, number.reshape(number.shape[0], -1), axis=1).reshape(number.shape)
+    places = batch.branch * config.max_positions + batch.positions
+
+    def one(record: jax.Array, place: jax.Array) -> jax.Array:
+        return jax.random.fold_in(jax.random.fold_in(key, record), place)
+
+    return jnp.vectorize(one, signature="(),()->()")(records, places)
 
 
 def sum_by_sequence(batch: Batch, values: jax.Array) -> jax.Array:

@@ -57,8 +57,15 @@ class DPOConfig(PreferenceObjective, RunConfig):
         default_rate = {item.name: item.default for item in fields(DPOConfig)}["reference_update_rate"]
         if self.reference_update_rate != default_rate and not self.reference_update_every:
             raise InputError("--reference-update-rate: the reference does not move without --reference-update-every")
-        if self.reference is not None and self.frozen_layers:
-            raise InputError("--reference: with --frozen-layers the reference shares the frozen layers; leave it out")
+        if self.reference is not None and self.shares_reference:
+            raise InputError(
+                f"--reference: with {self.shares_reference} the reference shares what does not train; leave it out"
+            )
+        if self.reference_update_every and self.lora_rank and self.reference_update_rate != 1:
+            raise InputError(
+                "--reference-update-rate: with --lora-rank it must be 1: the mean of two adapters' factors is not the "
+                "mean of the adapters"
+            )
         if self.couples_pairs and self.accumulation > 1:
             raise InputError(
                 f"--accumulation: loss {' + '.join(self.loss)} couples the pairs of a batch; it needs "

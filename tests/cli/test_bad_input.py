@@ -263,7 +263,7 @@ BAD_FLAGS = {
     ),
     "another reference above frozen layers": (
         ["--reference", "x", "--frozen-layers", "1"],
-        "--reference: with --frozen-layers the reference shares the frozen layers; leave it out",
+        "--reference: with --frozen-layers the reference shares what does not train; leave it out",
     ),
     "a cache of nothing": (["--cache-trunk"], "--cache-trunk: nothing to cache without --frozen-layers"),
     "too many frozen layers": (["--frozen-layers", "9"], "--frozen-layers: the model has 3 layers, not 9"),
