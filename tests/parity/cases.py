@@ -72,6 +72,27 @@ def gpt2(**fields: Any) -> "transformers.PreTrainedModel":
     return tiny("GPT2LMHeadModel", "GPT2Config", **{**sizes, **fields})
 
 
+def gpt_neox(**fields: Any) -> "transformers.PreTrainedModel":
+    sizes = {
+        "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3, "num_attention_heads": 2,
+        "max_position_embeddings": POSITIONS,
+    }  # fmt: skip
+    return tiny("GPTNeoXForCausalLM", "GPTNeoXConfig", **{**sizes, **fields})
+
+
+def gptj(**fields: Any) -> "transformers.PreTrainedModel":
+    sizes = {"n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": POSITIONS, "rotary_dim": 4}
+    return tiny("GPTJForCausalLM", "GPTJConfig", **{**sizes, **fields})
+
+
+def opt(**fields: Any) -> "transformers.PreTrainedModel":
+    sizes = {
+        "hidden_size": 32, "ffn_dim": 56, "num_hidden_layers": 3, "num_attention_heads": 4,
+        "max_position_embeddings": POSITIONS, "init_std": 0.15,
+    }  # fmt: skip
+    return tiny("OPTForCausalLM", "OPTConfig", **{**sizes, **fields})
+
+
 CASES: Mapping[str, Mapping[str, Case]] = {
     "llama": {
         "tied": lambda: llama(tie_word_embeddings=True),
@@ -162,6 +183,34 @@ CASES: Mapping[str, Mapping[str, Case]] = {
         "plain": gpt2,
         "untied_inner_relu": lambda: gpt2(tie_word_embeddings=False, n_inner=48, activation_function="relu"),
         "exact_gelu": lambda: gpt2(activation_function="gelu"),
+    },
+    "gpt_neox": {
+        "parallel_quarter_rotated": gpt_neox,
+        "sequential_half_rotated_tied": lambda: gpt_neox(
+            use_parallel_residual=False, rotary_pct=0.5, rotary_emb_base=500, tie_word_embeddings=True,
+        ),
+        "all_rotated_tanh_gelu": lambda: gpt_neox(rotary_pct=1.0, hidden_act="gelu_fast"),
+        "without_attention_biases_rope_linear": lambda: gpt_neox(
+            attention_bias=False, rope_parameters=rope("linear", factor=2.5, partial_rotary_factor=0.5),
+        ),
+        "sequential_without_attention_biases_relu": lambda: gpt_neox(
+            use_parallel_residual=False, attention_bias=False, num_attention_heads=4, hidden_act="relu",
+        ),
+    },
+    "gptj": {
+        "half_rotated": gptj,
+        "all_rotated_tied": lambda: gptj(rotary_dim=8, tie_word_embeddings=True),
+        "inner_relu": lambda: gptj(n_head=2, rotary_dim=6, n_inner=40, activation_function="relu"),
+    },
+    "opt": {
+        "relu": opt,
+        "gelu_without_biases_untied": lambda: opt(
+            activation_function="gelu", enable_bias=False, tie_word_embeddings=False,
+        ),
+        "projected_post_norm": lambda: opt(word_embed_proj_dim=16, do_layer_norm_before=False),
+        "projected_untied_wider": lambda: opt(word_embed_proj_dim=48, tie_word_embeddings=False),
+        "post_norm_without_biases": lambda: opt(do_layer_norm_before=False, enable_bias=False),
+        "without_final_norm": lambda: opt(_remove_final_layer_norm=True),
     },
 }  # fmt: skip
 """Family (``model_type``) -> name -> constructor."""

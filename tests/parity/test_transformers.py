@@ -1,136 +1,202 @@
-"""Live parity with transformers' torch models on tiny random weights: layer by layer, and weights both ways."""
+"""Live parity with transformers' torch models on tiny random weights: every check on every case of ``cases.py``."""
 
+import copy
+import dataclasses
+from pathlib import Path
+
+import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 import torch
 import transformers
+from safetensors.torch import load_file
 
 from jaxalign import models
-from jaxalign.models import ModelConfig
-from tests.models.tiny import relative_error
-from tests.tolerances import PARITY_HIDDEN, PARITY_LOGITS
+from jaxalign.models.families import FAMILIES
+from tests.models.tiny import hidden_states, relative_error
+from tests.parity.cases import CASES, LENGTH, VOCABULARY, build
+from tests.tolerances import FLOAT32, PARITY_HIDDEN, PARITY_LOGITS
 
-VOCABULARY = 97
-LLAMA = {
-    "vocab_size": VOCABULARY, "hidden_size": 32, "intermediate_size": 56, "num_hidden_layers": 3,
-    "max_position_embeddings": 64, "initializer_range": 0.15,
-}  # fmt: skip
-GPT2 = {
-    "vocab_size": VOCABULARY, "n_embd": 32, "n_layer": 3, "n_head": 4, "n_positions": 64, "initializer_range": 0.15,
-    "bos_token_id": 1, "eos_token_id": 2,
-}  # fmt: skip
+ROWS = 3
+ALL = [(family, case) for family, cases in CASES.items() for case in cases]
+LABELS = {pair: 1 + list(CASES[pair[0]]).index(pair[1]) % 3 for pair in ALL}
+"""Outputs of each case's score head: 1 (a reward model), 2 (which transformers leaves unsaid in config.json), 3 ..."""
 
 
-def llama(**changes):
-    return transformers.LlamaForCausalLM(transformers.LlamaConfig(**{**LLAMA, **changes}))
+@dataclasses.dataclass
+class Pair:
+    """A torch model, the folder it was saved to, and what we read from there."""
+
+    family: str
+    case: str
+    theirs: transformers.PreTrainedModel
+    folder: Path
+    config: models.ModelConfig
+    params: dict
 
 
-def gpt2(**changes):
-    return transformers.GPT2LMHeadModel(transformers.GPT2Config(**{**GPT2, **changes}))
-
-
-CASES = {
-    "llama_tied": lambda: llama(num_attention_heads=4, tie_word_embeddings=True),
-    "llama_untied": lambda: llama(num_attention_heads=4),
-    "llama_gqa": lambda: llama(num_attention_heads=4, num_key_value_heads=2),
-    "llama_mqa_head_dim_biases": lambda: llama(
-        num_attention_heads=4, num_key_value_heads=1, head_dim=16, attention_bias=True, mlp_bias=True,
-        rope_parameters={"rope_type": "default", "rope_theta": 1e5}, hidden_act="gelu_pytorch_tanh",
-    ),
-    "gpt2": gpt2,
-    "gpt2_untied_inner_relu": lambda: gpt2(tie_word_embeddings=False, n_inner=48, activation_function="relu"),
-    "gpt2_exact_gelu": lambda: gpt2(activation_function="gelu"),
-}  # fmt: skip
-
-
-@pytest.fixture(params=CASES)
-def theirs(request):
-    """A torch model with random biases and norms too: their constants would hide a swap."""
-    torch.manual_seed(0)
-    model = CASES[request.param]().eval()
-    for parameter in model.parameters():
-        if parameter.ndim == 1:
-            parameter.data += 0.2 * torch.randn_like(parameter)
-    return model
+@pytest.fixture(scope="module", params=ALL, ids="-".join)
+def pair(request, tmp_path_factory):
+    family, case = request.param
+    theirs = build(family, case)
+    folder = tmp_path_factory.mktemp("theirs")
+    theirs.save_pretrained(folder)
+    return Pair(family, case, theirs, folder, *models.load_pretrained(folder))
 
 
 @pytest.fixture
 def tokens():
-    return np.random.default_rng(0).integers(0, VOCABULARY, (3, 17))
+    """int ``[ROWS, LENGTH]`` without 0, the cases' padding id: torch's classifiers look for it."""
+    return np.random.default_rng(0).integers(1, VOCABULARY, (ROWS, LENGTH))
 
 
-def torch_run(model, tokens, **kwargs):
+def torch_run(model, tokens, **inputs):
     with torch.no_grad():
-        return model(torch.from_numpy(tokens), **kwargs)
+        return model(torch.from_numpy(tokens), **{name: torch.from_numpy(value) for name, value in inputs.items()})
 
 
-def test_hidden_states_layer_by_layer_and_logits(theirs, tokens, tmp_path):
-    theirs.save_pretrained(tmp_path)
-    config, params = models.load_pretrained(tmp_path)
-    output = torch_run(theirs, tokens, output_hidden_states=True)
-    for layers in range(1, config.layers):
-        split_config, split = models.restack(config, params, (layers, config.layers - layers))
-        hidden = models.trunk(split_config, split, jnp.asarray(tokens))
+def padded(tokens, side):
+    """The rows with 5, 0 and 2 tokens of padding: tokens, mask and positions (0 at padding)."""
+    mask = np.ones_like(tokens)
+    for row, count in enumerate((5, 0, 2)):
+        mask[row, slice(0, count) if side == "left" else slice(LENGTH - count, LENGTH)] = 0
+    return np.where(mask, tokens, 0), mask, np.maximum(mask.cumsum(-1) - 1, 0) * mask
+
+
+def assert_opens_without_a_word(folder, auto_class):
+    """Transformers' model of a folder, no weight missing, unexpected or of another shape."""
+    model, info = auto_class.from_pretrained(folder, output_loading_info=True)
+    assert {name: list(found) for name, found in info.items() if len(found)} == {}
+    return model.eval()
+
+
+def attention_of(theirs):
+    """Not in config.json: which of its kernels transformers computed with."""
+    return {"attn_implementation": theirs.config._attn_implementation}
+
+
+def test_hidden_states_layer_by_layer_and_logits(pair, tokens):
+    with torch.no_grad():
+        output = pair.theirs(torch.from_numpy(tokens), output_hidden_states=True)
+    for layers in range(1, pair.config.layers):
+        config, params = models.restack(pair.config, pair.params, (layers, pair.config.layers - layers))
+        hidden = models.trunk(config, params, jnp.asarray(tokens))
         assert relative_error(hidden, output.hidden_states[layers].numpy()) <= PARITY_HIDDEN, f"layer {layers}"
-    hidden = models.apply(config, params, jnp.asarray(tokens))
+    hidden = hidden_states(pair.config, pair.params, jnp.asarray(tokens))
     assert relative_error(hidden, output.hidden_states[-1].numpy()) <= PARITY_HIDDEN
-    logits = models.unembed(config, params, hidden)
+    logits = models.unembed(pair.config, pair.params, hidden)
     assert relative_error(logits, output.logits.numpy()) <= PARITY_LOGITS
 
 
-def test_left_padding(theirs, tokens, tmp_path):
-    theirs.save_pretrained(tmp_path)
-    config, params = models.load_pretrained(tmp_path)
-    example = np.ones_like(tokens)
-    example[0, :5] = 0
-    positions = np.maximum(example.cumsum(-1) - 1, 0)
-    output = torch_run(
-        theirs, tokens, attention_mask=torch.from_numpy(example), position_ids=torch.from_numpy(positions)
-    )
-    logits = models.logits(config, params, jnp.asarray(tokens), example=jnp.asarray(example))
-    assert relative_error(logits[example == 1], output.logits.numpy()[example == 1]) <= PARITY_LOGITS
+def test_transformers_opens_what_we_save(pair, tokens, tmp_path):
+    models.save_pretrained(tmp_path, pair.config, pair.params)
+    again = assert_opens_without_a_word(tmp_path, transformers.AutoModelForCausalLM)
+    again.set_attn_implementation(pair.theirs.config._attn_implementation)
+    np.testing.assert_array_equal(torch_run(again, tokens).logits, torch_run(pair.theirs, tokens).logits)
 
 
-def test_transformers_opens_what_we_save(theirs, tokens, tmp_path):
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_a_round_trip_keeps_every_name_and_every_bit(pair, dtype, tmp_path):
+    theirs = build(pair.family, pair.case, dtype)
     theirs.save_pretrained(tmp_path / "theirs")
     config, params = models.load_pretrained(tmp_path / "theirs")
+    assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {str(dtype).removeprefix("torch.")}
     models.save_pretrained(tmp_path / "ours", config, params)
-    again, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours", output_loading_info=True)
-    assert {name: list(found) for name, found in info.items() if len(found)} == {}
-    np.testing.assert_array_equal(torch_run(again.eval(), tokens).logits, torch_run(theirs, tokens).logits)
+    found, expected = (load_file(tmp_path / side / "model.safetensors") for side in ("ours", "theirs"))
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        assert found[name].dtype == dtype
+        assert torch.equal(found[name], value), name
+    assert models.load_config(tmp_path / "ours") == config
 
 
-@pytest.mark.parametrize("family", ["llama", "gpt2"])
-def test_a_model_born_here_opens_there(family, tokens, tmp_path):
-    import jax
+@pytest.mark.parametrize("side", ["left", "right"])
+def test_padding_and_batch_mates_change_nothing(pair, side, tokens):
+    ids, mask, positions = padded(tokens, side)
+    real = mask == 1
+    ours = hidden_states(pair.config, pair.params, jnp.asarray(ids), example=jnp.asarray(mask))
+    theirs = torch_run(pair.theirs, ids, attention_mask=mask, position_ids=positions).logits.numpy()
+    assert relative_error(models.unembed(pair.config, pair.params, ours)[real], theirs[real]) <= PARITY_LOGITS
 
-    config = ModelConfig(
-        family="llama", vocab_size=VOCABULARY, width=32, layers=2, heads=4, kv_heads=2, head_dim=8, mlp_width=48,
-        max_positions=64, tied_embeddings=True,
-    )  # fmt: skip
-    if family == "gpt2":
-        config = config.replace(
-            family="gpt2", kv_heads=4, norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
-            attention_bias=True, mlp_bias=True,
+    whole = hidden_states(pair.config, pair.params, jnp.asarray(tokens))
+    assert relative_error(ours[1], whole[1]) <= FLOAT32  # the row without padding, its mates otherwise
+    if side == "right":  # tokens do not see what follows them
+        assert relative_error(ours[real], whole[real]) <= FLOAT32
+    others = ids.copy()
+    others[1:] = (others[1:] + 1) % VOCABULARY
+    others[0, mask[0] == 0] = 7
+    again = hidden_states(pair.config, pair.params, jnp.asarray(others), example=jnp.asarray(mask))
+    np.testing.assert_array_equal(again[0][real[0]], ours[0][real[0]])
+
+
+def test_cached_decode_is_the_full_forward(pair, tokens):
+    config, lengths, prompt = pair.config, np.array([9, 5, 7]), 9
+    params = models.unstack(config, pair.params)
+    # Columns: the prompt, right-padded to the widest, then one a step; padding is never seen.
+    columns = np.arange(LENGTH)
+    real = (columns < lengths[:, None]) | (columns >= prompt)
+    positions = np.maximum(real.cumsum(-1) - 1, 0)
+    visible = real[:, None] & (columns[None, None] <= columns[None, :, None])
+    extend = jax.jit(models.extend, static_argnums=0)
+    cache = models.init_cache(config, ROWS, LENGTH)
+    hidden = []
+    for start, end in [(0, prompt), *((at, at + 1) for at in range(prompt, LENGTH))]:
+        part, cache = extend(
+            config, params, jnp.asarray(tokens[:, start:end]), cache, column=jnp.asarray(start),
+            positions=jnp.asarray(positions[:, start:end]), visible=jnp.asarray(visible[:, start:end]),
         )  # fmt: skip
-    params = models.init(config, jax.random.key(0))
-    models.save_pretrained(tmp_path, config, params)
-    theirs, info = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert {name: list(found) for name, found in info.items() if len(found)} == {}
-    assert theirs.config.eos_token_id is None
-    logits = models.logits(config, params, jnp.asarray(tokens))
-    assert relative_error(logits, torch_run(theirs.eval(), tokens).logits.numpy()) <= PARITY_LOGITS
+        hidden.append(part)
+    full = hidden_states(config, pair.params, jnp.asarray(tokens), example=jnp.asarray(real.astype(int)))
+    assert relative_error(jnp.concatenate(hidden, axis=1)[real], full[real]) <= FLOAT32
 
 
-def test_bfloat16_weights_keep_every_bit(tokens, tmp_path):
-    import jax
-
-    theirs = llama(num_attention_heads=4).to(torch.bfloat16).eval()
+def test_score_heads_there_and_back(pair, tokens, tmp_path):
+    family, case = pair.family, pair.case
+    if FAMILIES[family].classifier is None:
+        pytest.skip(f"transformers has no classifier for {family}")
+    labels = LABELS[family, case]
+    torch.manual_seed(1)
+    settings = copy.deepcopy(pair.theirs.config)
+    settings.num_labels = labels
+    theirs = transformers.AutoModelForSequenceClassification.from_config(settings, **attention_of(pair.theirs)).eval()
+    assert type(theirs).__name__ == FAMILIES[family].classifier
+    for parameter in theirs.parameters():
+        parameter.data += 0.2 * torch.randn_like(parameter)
     theirs.save_pretrained(tmp_path / "theirs")
     config, params = models.load_pretrained(tmp_path / "theirs")
-    assert {str(leaf.dtype) for leaf in jax.tree.leaves(params)} == {"bfloat16"}
+    assert config.labels == labels
+
+    ids, mask, positions = padded(tokens, "right")
+    expected = torch_run(theirs, ids, attention_mask=mask, position_ids=positions).logits.numpy()
+    scores = models.score(config, params, hidden_states(config, params, jnp.asarray(ids), example=jnp.asarray(mask)))
+    assert (scores.dtype, scores.shape) == (jnp.float32, (ROWS, LENGTH, labels))
+    assert relative_error(scores[np.arange(ROWS), mask.sum(-1) - 1], expected) <= PARITY_LOGITS
+
     models.save_pretrained(tmp_path / "ours", config, params)
-    again = transformers.AutoModelForCausalLM.from_pretrained(tmp_path / "ours")
-    for name, value in theirs.state_dict().items():
-        assert torch.equal(again.state_dict()[name], value), name
+    again = assert_opens_without_a_word(tmp_path / "ours", transformers.AutoModelForSequenceClassification)
+    again.set_attn_implementation(theirs.config._attn_implementation)
+    assert again.num_labels == labels
+    np.testing.assert_array_equal(
+        torch_run(again, ids, attention_mask=mask, position_ids=positions).logits.numpy(), expected
+    )
+
+
+@pytest.mark.parametrize("family", CASES)
+def test_a_model_born_here_opens_there(family, tokens, tmp_path):
+    case = next(iter(CASES[family]))
+    theirs = build(family, case)
+    theirs.save_pretrained(tmp_path / "theirs")
+    config = models.load_config(tmp_path / "theirs").replace(extra=())
+    params = models.init(config, jax.random.key(0))
+    models.save_pretrained(tmp_path / "ours", config, params)
+    again = assert_opens_without_a_word(tmp_path / "ours", transformers.AutoModelForCausalLM)
+    again.set_attn_implementation(theirs.config._attn_implementation)
+    assert again.config.eos_token_id is None
+    logits = models.logits(config, params, jnp.asarray(tokens))
+    assert relative_error(logits, torch_run(again, tokens).logits.numpy()) <= PARITY_LOGITS
+
+
+def test_every_family_has_cases():
+    assert set(CASES) == set(FAMILIES)
+    assert all(CASES.values())

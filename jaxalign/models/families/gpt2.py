@@ -9,14 +9,17 @@ from jaxalign.models._config import ModelConfig
 from jaxalign.models.families._family import (
     Family,
     Weight,
+    head,
+    norms,
     optional_int,
     plain,
     read_activation,
     read_extra,
-    require_choices,
     require_int,
     reshaped,
 )
+from jaxalign.models.families._heads import head_dim
+from jaxalign.models.families._held import held
 
 KNOWN = {
     "vocab_size", "n_positions", "n_embd", "n_layer", "n_head", "n_inner", "activation_function", "layer_norm_epsilon",
@@ -47,7 +50,7 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
         layers=require_int(fields, "n_layer", path),
         heads=heads,
         kv_heads=heads,
-        head_dim=width // heads,
+        head_dim=head_dim(fields, ("n_embd", "n_head"), path),
         mlp_width=optional_int(fields, "n_inner", 4 * width, path),
         max_positions=require_int(fields, "n_positions", path),
         norm="layer",
@@ -56,6 +59,7 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
         activation=read_activation(fields, "activation_function", "gelu_new", path),
         gated_mlp=False,
         attention_bias=True,
+        attention_output_bias=True,
         mlp_bias=True,
         tied_embeddings=bool(fields.get("tie_word_embeddings", True)),
         extra=read_extra(fields, KNOWN, ALLOWED, INERT, path),
@@ -64,11 +68,7 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """ModelConfig -> the fields of a GPT-2 config.json."""
-    require_choices(config, "gpt2", {
-        "norm": "layer", "position": "learned", "gated_mlp": False, "attention_bias": True, "mlp_bias": True,
-        "kv_heads": config.heads, "head_dim": config.width // config.heads,
-    })  # fmt: skip
-    return {
+    written = {
         "vocab_size": config.vocab_size,
         "n_positions": config.max_positions,
         "n_embd": config.width,
@@ -79,13 +79,14 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "layer_norm_epsilon": config.norm_epsilon,
         "tie_word_embeddings": config.tied_embeddings,
     }
+    return held(config, written, read_config)
 
 
 def weights(config: ModelConfig) -> tuple[Weight, ...]:
     """The table of weight names; GPT-2's Conv1D stores (in, out) already."""
     v, d, f, h, k = config.vocab_size, config.width, config.mlp_width, config.heads, config.head_dim
     layer = "transformer.h.{layer}."
-    table = [
+    return (
         plain("transformer.wte.weight", ("embed", "tokens"), (v, d)),
         plain("transformer.wpe.weight", ("embed", "positions"), (config.max_positions, d)),
         _fused(layer + "attn.c_attn.weight", "kernel", (d, 3 * d), (d, h, k)),
@@ -96,15 +97,11 @@ def weights(config: ModelConfig) -> tuple[Weight, ...]:
         plain(layer + "mlp.c_fc.bias", ("up", "bias"), (f,)),
         plain(layer + "mlp.c_proj.weight", ("down", "kernel"), (f, d)),
         plain(layer + "mlp.c_proj.bias", ("down", "bias"), (d,)),
-    ]
-    for ours, theirs in (("attention_norm", layer + "ln_1"), ("mlp_norm", layer + "ln_2")):
-        table.append(plain(f"{theirs}.weight", (ours, "scale"), (d,)))
-        table.append(plain(f"{theirs}.bias", (ours, "bias"), (d,)))
-    table.append(plain("transformer.ln_f.weight", ("final_norm", "scale"), (d,)))
-    table.append(plain("transformer.ln_f.bias", ("final_norm", "bias"), (d,)))
-    if not config.tied_embeddings:
-        table.append(plain("lm_head.weight", ("unembed", "kernel"), (v, d)))
-    return tuple(table)
+        *norms(config, {
+            "attention_norm": layer + "ln_1", "mlp_norm": layer + "ln_2", "final_norm": "transformer.ln_f",
+        }),
+        *head(config),
+    )  # fmt: skip
 
 
 def _fused(name: str, leaf: str, shape: tuple[int, ...], leaf_shape: tuple[int, ...]) -> Weight:
@@ -126,5 +123,6 @@ FAMILY = Family(
     write_config=write_config,
     weights=weights,
     base_prefix="transformer.",
+    classifier="GPT2ForSequenceClassification",
     ignored=(".attn.bias", ".attn.masked_bias"),
 )
