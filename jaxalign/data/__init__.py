@@ -29,6 +29,7 @@ from jaxalign.data._iterator import BatchIterator, BatchSource, make_batches, ma
 from jaxalign.data._plan import BatchPlan, Sizes, example_sizes
 from jaxalign.data._records import Kind, Record, RecordDropped, record_kind
 from jaxalign.data._sources import OnBadRow, Records, load_records
+from jaxalign.data._tokenizer import load_tokenizer
 from jaxalign.data._truncation import CompletionPolicy, PromptPolicy, Truncation
 
 __all__ = [
@@ -62,6 +63,7 @@ __all__ = [
     "extra_specs",
     "fingerprint",
     "load_records",
+    "load_tokenizer",
     "make_batches",
     "make_iterator",
     "preference_example",

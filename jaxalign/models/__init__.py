@@ -4,32 +4,52 @@ Flax Linen stays inside this package: everything above sees ``apply`` and plain 
 sampling policy lives here; torch is never imported.
 """
 
+from jaxalign.models._adapter import init_lora, lora_axes, merge_lora
 from jaxalign.models._attention import visibility
+from jaxalign.models._axes import logical_axes
 from jaxalign.models._block import Block
 from jaxalign.models._cache import Cache, init_cache
+from jaxalign.models._classifier import Labels, classify, load_classifier, load_labels
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._decode import extend, unstack
-from jaxalign.models._decoder import apply, init, logical_axes, logits, trunk, unembed, unembedding
+from jaxalign.models._decoder import apply, init, logits, score, trunk, unembed, unembedding
 from jaxalign.models._freeze import combine, freeze, restack
+from jaxalign.models._lora import LoRA
+from jaxalign.models._peft import load_adapter, save_adapter
 from jaxalign.models._pretrained import load_config, load_pretrained, save_pretrained
+from jaxalign.models._rope import RopeScaling
 from jaxalign.models._scores import target_log_probs
+from jaxalign.models.encoders import EncoderConfig
 
 __all__ = [
     "Block",
     "Cache",
+    "EncoderConfig",
+    "Labels",
+    "LoRA",
     "ModelConfig",
+    "RopeScaling",
     "apply",
+    "classify",
     "combine",
     "extend",
     "freeze",
     "init",
     "init_cache",
+    "init_lora",
+    "load_adapter",
+    "load_classifier",
     "load_config",
+    "load_labels",
     "load_pretrained",
     "logical_axes",
     "logits",
+    "lora_axes",
+    "merge_lora",
     "restack",
+    "save_adapter",
     "save_pretrained",
+    "score",
     "target_log_probs",
     "trunk",
     "unembed",

@@ -1,0 +1,21 @@
+"""The tokenizer of a model folder."""
+
+from typing import Any
+
+from jaxalign.errors import InputError
+
+__all__ = ["load_tokenizer"]
+
+
+def load_tokenizer(folder_or_hub_id: str) -> Any:
+    """The tokenizer of a model folder or hub id, by transformers.
+
+    Raises ``InputError`` where there is none, or it would run code that comes with the model.
+    """
+    import transformers
+
+    try:
+        return transformers.AutoTokenizer.from_pretrained(folder_or_hub_id)
+    except Exception as error:  # transformers raises OSError, ValueError, KeyError, json errors: all "no tokenizer"
+        reason = " ".join(str(error).split())[:200] or type(error).__name__
+        raise InputError(f"{folder_or_hub_id}: no tokenizer that can be read ({reason})") from None

@@ -1,0 +1,124 @@
+"""Any text classifier of a Hugging Face folder: an encoder with a head, or a decoder with a score head."""
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign.errors import InputError
+from jaxalign.models._config import ModelConfig
+from jaxalign.models._decoder import Params, apply, score
+from jaxalign.models._pretrained import _folder, load_config, load_pretrained
+from jaxalign.models.encoders import ENCODERS, EncoderConfig, encoder_logits
+from jaxalign.models.encoders._load import load_encoder
+from jaxalign.models.families import FAMILIES
+
+
+@dataclass(frozen=True)
+class Labels:
+    """What a classifier's outputs stand for."""
+
+    names: tuple[str, ...]
+    """One a label, in the order of the logits."""
+    exclusive: bool
+    """Exactly one label is true of a text, P = softmax of the logits. Otherwise each output stands for itself."""
+
+
+def load_classifier(
+    folder_or_hub_id: str | Path, *, dtype: Any = "float32"
+) -> tuple[EncoderConfig | ModelConfig, Params]:
+    """Read a ``...ForSequenceClassification`` folder: RoBERTa, BERT and DistilBERT, or any decoder with a score head.
+
+    Args:
+        folder_or_hub_id: a local folder, or an id on the Hugging Face hub.
+        dtype: of the parameters, and of an encoder's activations; None keeps the files'.
+
+    Returns:
+        (config, params) for ``classify``.
+
+    Raises:
+        InputError: not a classifier, an unknown architecture, a config field that is not implemented, pickled weights,
+            remote code, a missing, unexpected or misshapen tensor; the message names file and field or tensor.
+    """
+    folder = _folder(folder_or_hub_id)
+    fields = _read_fields(folder)
+    if fields["model_type"] in ENCODERS:
+        family = ENCODERS[fields["model_type"]]
+        return load_encoder(family, folder, fields, len(_read_labels(folder, fields).names), dtype)
+    if load_config(folder).labels == 0:
+        raise InputError(f"{folder}: not a classifier: a language model without a score head")
+    return load_pretrained(folder, dtype=dtype)
+
+
+def load_labels(folder_or_hub_id: str | Path) -> Labels:
+    """The labels of a classifier's folder or hub id, as its config.json names them, its weights unread.
+
+    Raises:
+        InputError: no such folder, or labels that are not numbered 0, 1, 2 ...
+    """
+    folder = _folder(folder_or_hub_id)
+    return _read_labels(folder, _read_fields(folder))
+
+
+def classify(config: EncoderConfig | ModelConfig, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
+    """Logits of a classifier's labels: of an encoder at the first real token, of a decoder at the last.
+
+    Padding may lie on either side and changes nothing, nor do other rows.
+
+    Args:
+        config: from ``load_classifier`` (static under ``jax.jit``).
+        params: its parameters.
+        tokens: int ``[B, T]``, a text a row, special tokens included.
+        mask: bool ``[B, T]``, False = padding.
+
+    Returns:
+        float32 ``[B, labels]``.
+    """
+    if isinstance(config, EncoderConfig):
+        return encoder_logits(config, params, tokens, mask)
+    hidden = apply(config, params, tokens, example=mask.astype(jnp.int32))
+    last = mask.shape[-1] - 1 - jnp.argmax(mask[:, ::-1].astype(bool), axis=-1)
+    return score(config, params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
+
+
+def _read_fields(folder: Path) -> dict[str, Any]:
+    path = folder / "config.json"
+    if not path.is_file():
+        raise InputError(f"{folder}: no config.json: not a Hugging Face model folder")
+    try:
+        fields = json.loads(path.read_text())
+    except ValueError as error:
+        raise InputError(f"{path}: not JSON ({error})") from None
+    if not isinstance(fields, dict):
+        raise InputError(f"{path}: must be a JSON object")
+    if "auto_map" in fields:
+        raise InputError(
+            f"{path}: auto_map asks to run code that comes with the model, which jaxalign never does; use a version "
+            "without remote code, or remove the field if model_type is a plain one"
+        )
+    model_type = fields.get("model_type")
+    if model_type not in ENCODERS and model_type not in FAMILIES:
+        raise InputError(
+            f"{path}: model_type = {model_type!r} is not implemented as a classifier; known: "
+            f"{', '.join((*ENCODERS, *FAMILIES))}"
+        )
+    return fields
+
+
+def _read_labels(folder: Path, fields: dict[str, Any]) -> Labels:
+    """Two labels where the file names none: transformers leaves its default out."""
+    path = folder / "config.json"
+    named = fields.get("id2label")
+    if named is None:
+        count = fields.get("num_labels", 2)
+        if not isinstance(count, int) or count < 1:
+            raise InputError(f"{path}: field 'num_labels' must be a positive integer, is {count!r}")
+        named = {str(index): f"LABEL_{index}" for index in range(count)}
+    if not isinstance(named, dict) or not named or sorted(named) != sorted(map(str, range(len(named)))):
+        raise InputError(f"{path}: field 'id2label' must name the labels 0, 1, 2 ..., is {json.dumps(named):.80}")
+    names = tuple(str(named[str(index)]) for index in range(len(named)))
+    exclusive = len(names) > 1 and fields.get("problem_type") in (None, "single_label_classification")
+    return Labels(names, exclusive)
