@@ -241,7 +241,7 @@ def _raters(study: Study, stages: Stages) -> tuple[Any, Raters, dict[str, dict[s
     else:
         from experiments.assets import hub
 
-        reward = hub.ClassifierReward(study.reward)
+        reward = hub.SentimentClassifier(study.reward)
     judge = sentiment.fit_or_load(sentiment.CharacterJudge, reviews.judge, reviews.judge_sentences, stages)
     data_digest = digest(reviews.prompts.texts, reviews.prompts.labels, reviews.held_out_sentences.texts)
     accuracy = stages.stage(

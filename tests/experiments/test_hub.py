@@ -11,6 +11,8 @@ from experiments.assets import hub
 from experiments.assets.movie_reviews import MovieReviews, load_movie_reviews, text_key
 from experiments.assets.sentiment import CharacterJudge, TfidfReward, accuracies
 from jaxalign.errors import InputError
+from tests.tiny_sentiment import reviews as tiny_reviews
+from tests.tiny_sentiment import save_classifier
 
 PARTS = [field.name for field in dataclasses.fields(MovieReviews)]
 TELLING = (["dreadful", "tedious", "clumsy"], ["wonderful", "moving", "graceful"])
@@ -109,9 +111,15 @@ def test_too_few_reviews_and_missing_files_are_named(tmp_path):
         hub.load_reviews(str(tmp_path / "nothing.jsonl"), 0)
 
 
-def test_without_torch_it_says_what_to_install(monkeypatch):
-    import sys
-
-    monkeypatch.setitem(sys.modules, "torch", None)
-    with pytest.raises(InputError, match=r"some/classifier: .* pip install 'jaxalign\[parity\]'"):
-        hub.ClassifierReward("some/classifier")
+def test_a_classifier_is_a_reward_and_a_scorer_of_reviews(tmp_path):
+    folder = save_classifier(tmp_path / "classifier", labels=("pos", "neg"))
+    reward = hub.SentimentClassifier(folder)
+    assert reward.name == folder
+    long = " ".join(row["text"] for row in tiny_reviews(5))
+    scores = reward.log_odds(text for text in ("a wonderful film", long))
+    assert scores.dtype == np.float64
+    np.testing.assert_array_equal(reward(["a wonder"], ["ful film"]), reward.log_odds(["a wonderful film"]))
+    turned = hub.SentimentClassifier(save_classifier(tmp_path / "turned", labels=("neg", "pos")))
+    np.testing.assert_array_equal(turned.log_odds(["a wonderful film", long]), -scores)
+    with pytest.raises(InputError, match="label: none of the model's labels .* is called 'positive' or 'pos'"):
+        hub.SentimentClassifier(save_classifier(tmp_path / "unnamed", labels=("LABEL_0", "LABEL_1")))

@@ -1,125 +1,60 @@
-"""The foreign sentiment classifier as a text reward: torch's own numbers, labels by name, nothing random or pickled."""
-
-import json
-from pathlib import Path
+"""The foreign sentiment classifier as a text reward: torch's own numbers from the same folder, one text at a time."""
 
 import numpy as np
 import pytest
 import torch
 import transformers
 
-from experiments.assets.hub import ClassifierReward
-from jaxalign.errors import InputError
-from tests.parity.tiny_sentiment import POSITIONS, reviews, save_classifier
-from tests.tolerances import FLOAT32
+from jaxalign.sampling import classifier_reward
+from tests.tiny_sentiment import POSITIONS, reviews, save_classifier, tokenizer
+from tests.tolerances import FLOAT32, PARITY_LOGITS
 
-TEXTS = ["a wonderful film", "dreadful", "", *(row["text"] for row in reviews(5))]
-
-
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory):
-    return save_classifier(tmp_path_factory.mktemp("classifier"))
+TEXTS = ["a wonderful film", "dreadful", "", "a <pad> film<pad>", *(row["text"] for row in reviews(5))]
 
 
-def by_torch(folder, text):
-    """One text on its own, no padding: logits, cut to the model's positions."""
-    model = transformers.RobertaForSequenceClassification.from_pretrained(folder).eval()
-    tokens = transformers.AutoTokenizer.from_pretrained(folder)(
-        text, return_tensors="pt", truncation=True, max_length=POSITIONS
-    )
-    with torch.no_grad():
-        return model(**tokens).logits[0].double().numpy()
+def by_torch(folder, texts):
+    """Each text on its own, no padding: logits, cut to the model's positions."""
+    model = transformers.AutoModelForSequenceClassification.from_pretrained(folder).eval()
+    tokens = transformers.AutoTokenizer.from_pretrained(folder)
+    rows = []
+    for text in texts:
+        with torch.no_grad():
+            row = tokens(text, return_tensors="pt", truncation=True, max_length=POSITIONS)
+            rows.append(model(**row).logits[0].double().numpy())
+    return np.stack(rows)
 
 
-def assert_same(scores, expected):
-    np.testing.assert_allclose(scores, expected, rtol=0, atol=FLOAT32 * np.max(np.abs(expected)))
-
-
-def test_scores_are_torch_s_own(folder):
-    reward = ClassifierReward(folder)
-    scores = reward.log_odds(TEXTS)
-    assert scores.dtype == np.float64
-    assert scores.shape == (len(TEXTS),)
-    expected = [logits[1] - logits[0] for logits in (by_torch(folder, text) for text in TEXTS)]
-    assert np.ptp(expected) > 0.1
-    assert_same(scores, expected)
-    assert reward.name == folder
-    assert reward.log_odds([]).shape == (0,)
-
-
-def test_prompt_and_completion_are_joined(folder):
-    reward = ClassifierReward(folder)
-    np.testing.assert_array_equal(
-        reward(["a film", "dull"], [" so moving", ""]), reward.log_odds(["a film so moving", "dull"])
-    )
-    with pytest.raises(ValueError, match="zip"):
-        reward(["a film"], [])
-
-
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
-def test_batch_size_changes_nothing(folder, batch_size):
-    expected = ClassifierReward(folder, batch_size=2).log_odds(TEXTS)
-    assert_same(ClassifierReward(folder, batch_size=batch_size).log_odds(TEXTS), expected)
-
-
-def test_long_texts_are_cut_to_the_positions(folder):
-    reward = ClassifierReward(folder)
+def test_scores_are_torch_s_own(tmp_path):
+    folder = save_classifier(tmp_path)
     long = " ".join(row["text"] for row in reviews(5))
-    assert len(reward._tokenizer(long)["input_ids"]) > 10 * POSITIONS
-    logits = by_torch(folder, long)
-    assert_same(reward.log_odds([long, "short"])[:1], [logits[1] - logits[0]])
+    reward = classifier_reward(folder, label="positive", batch_size=4, truncation="keep_start")
+    scores = reward.score([*TEXTS, long])
+    logits = by_torch(folder, [*TEXTS, long])
+    expected = logits[:, 1] - logits[:, 0]
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=PARITY_LOGITS * np.max(np.abs(logits)))
 
 
-def test_a_label_is_found_by_its_name(folder, tmp_path):
-    expected = ClassifierReward(folder).log_odds(TEXTS)
-    turned = save_classifier(tmp_path / "turned", labels=("pos", "neg"))
-    np.testing.assert_array_equal(ClassifierReward(turned).log_odds(TEXTS), -expected)
-
-
-@pytest.mark.parametrize(
-    ("labels", "message"),
-    [
-        (("LABEL_0", "LABEL_1"), "{0: 'LABEL_0', 1: 'LABEL_1'}"),
-        (("negative", "neutral", "positive"), "2: 'positive'"),
-        (("positive", "POSITIVE"), "'POSITIVE'"),
-    ],
-)
-def test_labels_that_do_not_tell_are_refused(tmp_path, labels, message):
-    with pytest.raises(InputError, match="cannot tell which label is positive") as caught:
-        ClassifierReward(save_classifier(tmp_path, labels))
-    assert message in str(caught.value)
-
-
-def test_an_untrained_head_is_refused(tmp_path):
-    """The body of a classifier without its head: transformers fills in a random one."""
-    folder = save_classifier(tmp_path)
-    config = (tmp_path / "config.json").read_text()
-    transformers.RobertaModel.from_pretrained(folder).save_pretrained(folder)
-    (tmp_path / "config.json").write_text(config)
-    with pytest.raises(InputError, match=r"not a trained classifier: .* missing, first 'classifier"):
-        ClassifierReward(folder)
-
-
-def test_pickled_weights_and_other_folders_are_refused(tmp_path):
-    folder = save_classifier(tmp_path / "pickled")
-    state = transformers.RobertaForSequenceClassification.from_pretrained(folder).state_dict()
-    torch.save(state, Path(folder) / "pytorch_model.bin")
-    (Path(folder) / "model.safetensors").unlink()
-    with pytest.raises(InputError, match="no classifier that can be read"):
-        ClassifierReward(folder)
-    with pytest.raises(InputError, match="no tokenizer that can be read"):
-        ClassifierReward(str(tmp_path / "nothing"))
-
-
-def test_code_that_comes_with_a_model_is_not_run(tmp_path):
-    folder = save_classifier(tmp_path)
-    config = json.loads((tmp_path / "config.json").read_text())
-    config |= {
-        "model_type": "own",
-        "auto_map": {"AutoConfig": "own.Config", "AutoModelForSequenceClassification": "own.Model"},
-    }
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    (tmp_path / "own.py").write_text(f"open({str(tmp_path / 'ran')!r}, 'w').close()\n")
-    with pytest.raises(InputError):
-        ClassifierReward(folder)
-    assert not (tmp_path / "ran").exists()
+@pytest.mark.parametrize("kind", ["llama", "gpt2"])
+def test_a_decoder_with_a_score_head(kind, tmp_path):
+    torch.manual_seed(0)
+    special = {"vocab_size": 320, "pad_token_id": 1, "bos_token_id": 0, "eos_token_id": 2, "num_labels": 1}
+    if kind == "llama":
+        theirs = transformers.LlamaForSequenceClassification(
+            transformers.LlamaConfig(
+                **special, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
+                max_position_embeddings=64, initializer_range=0.3,
+            )
+        )  # fmt: skip
+    else:
+        theirs = transformers.GPT2ForSequenceClassification(
+            transformers.GPT2Config(**special, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3)
+        )
+    theirs.save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    # A padding token inside a text would be taken for padding by transformers.
+    texts = [text for text in TEXTS if "<pad>" not in text]
+    scores = classifier_reward(tmp_path, batch_size=4, truncation="keep_start")(texts, [""] * len(texts))
+    expected = by_torch(tmp_path, texts)[:, 0]
+    assert np.ptp(expected) > 0.1
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=FLOAT32 * np.max(np.abs(expected)))

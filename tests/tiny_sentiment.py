@@ -50,17 +50,28 @@ def tokenizer():
 
 
 def save_classifier(folder: Path, labels=("NEGATIVE", "POSITIVE"), **changes) -> str:
-    """A random RoBERTa classifier with its tokenizer, whose logits are well apart."""
-    import torch
-    import transformers
+    """A random RoBERTa classifier with its tokenizer, whose logits are well apart, written without torch."""
+    from safetensors.numpy import save_file
 
-    torch.manual_seed(0)
-    config = transformers.RobertaConfig(
-        vocab_size=320, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-        max_position_embeddings=POSITIONS + 2, type_vocab_size=1, initializer_range=0.5,
-        bos_token_id=0, pad_token_id=1, eos_token_id=2,
-        id2label=dict(enumerate(labels)), label2id={label: index for index, label in enumerate(labels)}, **changes,
-    )  # fmt: skip
-    transformers.RobertaForSequenceClassification(config).save_pretrained(folder)
+    from jaxalign.models.encoders import ENCODERS
+
+    fields = {
+        "model_type": "roberta", "architectures": ["RobertaForSequenceClassification"], "vocab_size": 320,
+        "hidden_size": 16, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 24,
+        "max_position_embeddings": POSITIONS + 2, "type_vocab_size": 1, "pad_token_id": 1, "layer_norm_eps": 1e-5,
+        "id2label": dict(enumerate(labels)), **changes,
+    }  # fmt: skip
+    family = ENCODERS["roberta"]
+    config = family.read_config(fields, "config.json", len(labels))
+    generator = np.random.default_rng(0)
+    tensors = {}
+    for weight in family.weights(config):
+        for layer in range(config.layers if weight.per_layer else 1):
+            name = weight.name.format(layer=layer)
+            noise = 0.5 * generator.standard_normal(weight.shape)
+            tensors[name] = (noise + name.endswith("LayerNorm.weight")).astype(np.float32)
+    Path(folder).mkdir(parents=True, exist_ok=True)
+    save_file(tensors, Path(folder) / "model.safetensors", metadata={"format": "pt"})
+    (Path(folder) / "config.json").write_text(json.dumps(fields))
     tokenizer().save_pretrained(folder)
     return str(folder)

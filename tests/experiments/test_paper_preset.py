@@ -9,7 +9,7 @@ import pytest
 
 from experiments.imdb_sentiment import PRESETS, methods, run_study
 from jaxalign import models, sharding
-from tests.parity.tiny_sentiment import save_classifier, tokenizer, write_reviews
+from tests.tiny_sentiment import save_classifier, tokenizer, write_reviews
 
 
 def save_gpt2(folder):
