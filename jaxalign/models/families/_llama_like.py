@@ -13,9 +13,9 @@ from jaxalign.models.families._family import (
     optional_int,
     plain,
     read_activation,
-    require_choices,
     require_int,
 )
+from jaxalign.models.families._heads import head_dim as width_over_heads
 from jaxalign.models.families._rope_fields import Rope, read_rope
 
 KNOWN = {
@@ -63,13 +63,17 @@ def read_sizes(
             raise InputError(f"{path}: partial_rotary_factor = {rope.rotated} is not implemented for this family")
     if "num_key_value_heads" in fields or kv_heads is None:  # null means one a query head, absent the default
         kv_heads = optional_int(fields, "num_key_value_heads", heads, path)
+    if fields.get("head_dim") is not None:
+        head_dim = require_int(fields, "head_dim", path)
+    elif head_dim is None:
+        head_dim = width_over_heads(fields, ("hidden_size", "num_attention_heads"), path)
     return {
         "vocab_size": require_int(fields, "vocab_size", path),
         "width": width,
         "layers": require_int(fields, "num_hidden_layers", path),
         "heads": heads,
         "kv_heads": kv_heads,
-        "head_dim": optional_int(fields, "head_dim", head_dim or width // heads, path),
+        "head_dim": head_dim,
         "mlp_width": require_int(fields, "intermediate_size", path),
         "max_positions": positions,
         "norm": "rms",
@@ -83,22 +87,8 @@ def read_sizes(
     }
 
 
-def write_sizes(config: ModelConfig, *, activation: str = "hidden_act", **choices: Any) -> dict[str, Any]:
-    """The fields of config.json that all these families spell alike, readable by Transformers 4 and 5.
-
-    ``choices`` are further fields of ModelConfig that a folder of this family cannot hold otherwise.
-
-    Raises:
-        InputError: a config of another shape.
-    """
-    shape = {
-        "norm": "rms", "position": "rotary", "gated_mlp": True, "block": "pre_norm", "norm_unit_offset": False,
-        "final_norm": True, "rotary_dim": None, "local_rope_theta": None, "windows": (None,), "qk_norm": False,
-        "attention_scale": None, "attention_soft_cap": None, "logit_soft_cap": None, "attention_bias": False,
-        "attention_output_bias": False, "mlp_bias": False, "embedding_width": None, "embedding_scale": None,
-        "unembedding_bias": False,
-    }  # fmt: skip
-    require_choices(config, config.family, {**shape, **choices})
+def write_sizes(config: ModelConfig, *, activation: str = "hidden_act") -> dict[str, Any]:
+    """The fields of config.json that all these families spell alike, readable by Transformers 4 and 5."""
     return {
         "vocab_size": config.vocab_size,
         "hidden_size": config.width,
@@ -147,20 +137,8 @@ def layer_types(config: ModelConfig) -> list[str]:
 
 
 def one_window(config: ModelConfig) -> int | None:
-    """``sliding_window`` of config.json. Raises InputError where layers have different windows."""
-    found = {window for window in config.layer_windows if window is not None}
-    if len(found) > 1:
-        raise InputError(f"a {config.family} folder cannot hold ModelConfig.windows = {config.windows}: one size only")
-    return next(iter(found), None)
-
-
-def every_window(config: ModelConfig) -> int | None:
-    """``sliding_window`` of a family without ``layer_types``. Raises InputError where layers differ."""
-    if len(set(config.layer_windows)) > 1:
-        raise InputError(
-            f"a {config.family} folder cannot hold ModelConfig.windows = {config.windows}: one for all layers only"
-        )
-    return config.layer_windows[0]
+    """``sliding_window`` of config.json: the first window there is."""
+    return next((window for window in config.layer_windows if window is not None), None)
 
 
 def attention_rows(config: ModelConfig) -> list[Weight]:

@@ -172,7 +172,8 @@ def _read_object(
         factor = number("factor", positions / original)
         attention = number("attention_factor", default_attention_factor(kind, factor, original))
         short, long = (_factors(value.get(key), f"{name}.{key}", path) for key in ("short_factor", "long_factor"))
-        return RopeScaling("longrope", factor, original, attention_factor=attention, factors=short), long
+        scaling = RopeScaling("longrope", positions / original, original, attention_factor=attention, factors=short)
+        return scaling, long
     factor = number("factor")
     default = default_attention_factor(kind, factor, original)
     if value.get("mscale") and value.get("mscale_all_dim"):

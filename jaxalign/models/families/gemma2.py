@@ -1,13 +1,12 @@
 """Gemma 2: norms on both sides of every sub-layer, capped scores and logits, every other layer with a window."""
 
-import math
 from collections.abc import Mapping
 from typing import Any
 
-from jaxalign.errors import InputError
 from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families._family import Family, optional_int, read_extra
+from jaxalign.models.families._held import held
 from jaxalign.models.families._rope_fields import Rope, write_rope
 
 KNOWN = shape.KNOWN | {
@@ -35,11 +34,12 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """ModelConfig -> the fields of a Gemma 2 config.json, readable by Transformers 4 and 5."""
-    return {
-        **write_common(config, attention_soft_cap=config.attention_soft_cap),
+    written = {
+        **write_common(config),
         **write_rope(config),
         "attn_logit_softcapping": config.attention_soft_cap,
     }
+    return held(config, written, read_config)
 
 
 def read_common(fields: Mapping[str, Any], path: str, *, positions: int, rope: Rope | None = None) -> dict[str, Any]:
@@ -60,24 +60,13 @@ def read_common(fields: Mapping[str, Any], path: str, *, positions: int, rope: R
     }
 
 
-def write_common(config: ModelConfig, **choices: Any) -> dict[str, Any]:
-    """The fields that Gemma 2 and 3 share. Raises InputError for a config of another shape."""
-    bias = config.attention_bias
+def write_common(config: ModelConfig) -> dict[str, Any]:
+    """The fields that Gemma 2 and 3 share."""
     scale = config.head_dim**-0.5 if config.attention_scale is None else config.attention_scale
-    scalar = round(scale**-2)
-    if not math.isclose(scalar**-0.5, scale, rel_tol=1e-12):
-        raise InputError(
-            f"a {config.family} folder cannot hold ModelConfig.attention_scale = {scale}: 1 / scale^2 must be whole"
-        )
-    shared = {
-        "block": "sandwich_norm", "norm_unit_offset": True, "embedding_scale": config.width**0.5,
-        "attention_scale": config.attention_scale, "attention_bias": bias, "attention_output_bias": bias,
-        "windows": config.windows, "logit_soft_cap": config.logit_soft_cap,
-    }  # fmt: skip
     return {
-        **shape.write_sizes(config, activation="hidden_activation", **shared, **choices),
-        "attention_bias": bias,
-        "query_pre_attn_scalar": scalar,
+        **shape.write_sizes(config, activation="hidden_activation"),
+        "attention_bias": config.attention_bias,
+        "query_pre_attn_scalar": round(scale**-2),  # Transformers takes whole numbers only
         "sliding_window": shape.one_window(config),
         "layer_types": shape.layer_types(config),
         "final_logit_softcapping": config.logit_soft_cap,

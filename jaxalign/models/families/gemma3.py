@@ -8,6 +8,7 @@ from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families import gemma2
 from jaxalign.models.families._family import Family, optional_int, read_extra
+from jaxalign.models.families._held import held
 from jaxalign.models.families._rope_fields import Rope, read_rope, write_scaling
 
 PATTERNS = ("sliding_window_pattern", "_sliding_window_pattern")  # names of one field in Transformers 4 and 5
@@ -40,21 +41,22 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         raise InputError("a gemma3_text folder with ModelConfig.rope_scaling needs ModelConfig.local_rope_theta")
     local = config.rope_theta if local is None else local
     inside = write_scaling(config.rope_scaling)
-    common = gemma2.write_common(config, qk_norm=True, local_rope_theta=config.local_rope_theta)
+    common = gemma2.write_common(config)
     types = common["layer_types"]
     period = types.index(shape.FULL) + 1 if shape.FULL in types else config.layers + 1
     if types == gemma2.alternating(config.layers, period):
         common["sliding_window_pattern"] = period
-    return {
+    written = {
         **common,
         "rope_theta": config.rope_theta,
-        "rope_local_base_freq": local,
+        "rope_local_base_freq": config.local_rope_theta,
         "rope_scaling": inside or None,
         "rope_parameters": {
             shape.FULL: {"rope_type": "default", **inside, "rope_theta": config.rope_theta},
-            shape.SLIDING: {"rope_type": "default", "rope_theta": local},
+            shape.SLIDING: {"rope_type": "default", "rope_theta": config.local_rope_theta},
         },
     }
+    return held(config, written, read_config)
 
 
 def _read_types(fields: Mapping[str, Any], layers: int, path: str) -> list[str]:

@@ -6,6 +6,7 @@ from typing import Any
 from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families._family import Family, read_extra
+from jaxalign.models.families._held import held
 from jaxalign.models.families._rope_fields import write_rope
 
 KNOWN = shape.KNOWN | {"hidden_act", "attention_bias", "mlp_bias"}
@@ -31,13 +32,13 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """ModelConfig -> the fields of a Llama config.json, readable by Transformers 4 and 5."""
-    bias = config.attention_bias
-    return {
-        **shape.write_sizes(config, attention_bias=bias, attention_output_bias=bias, mlp_bias=config.mlp_bias),
+    written = {
+        **shape.write_sizes(config),
         **write_rope(config),
-        "attention_bias": bias,
+        "attention_bias": config.attention_bias,
         "mlp_bias": config.mlp_bias,
     }
+    return held(config, written, read_config)
 
 
 FAMILY = Family(

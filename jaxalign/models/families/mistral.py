@@ -6,6 +6,7 @@ from typing import Any
 from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families._family import Family, optional_int, read_extra
+from jaxalign.models.families._held import held
 from jaxalign.models.families._rope_fields import write_rope
 
 KNOWN = shape.KNOWN | {"hidden_act", "sliding_window"}
@@ -24,11 +25,12 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """ModelConfig -> the fields of a Mistral config.json, readable by Transformers 4 and 5."""
-    return {
-        **shape.write_sizes(config, windows=config.windows),
+    written = {
+        **shape.write_sizes(config),
         **write_rope(config),
-        "sliding_window": shape.every_window(config),
+        "sliding_window": config.layer_windows[0],
     }
+    return held(config, written, read_config)
 
 
 FAMILY = Family(

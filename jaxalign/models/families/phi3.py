@@ -9,6 +9,8 @@ from jaxalign.errors import InputError
 from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families._family import Family, Weight, linear, optional_int, read_extra, require_int
+from jaxalign.models.families._heads import head_dim
+from jaxalign.models.families._held import held
 from jaxalign.models.families._rope_fields import default_attention_factor, read_rope
 
 KNOWN = shape.KNOWN | {"hidden_act", "sliding_window", "original_max_position_embeddings"}
@@ -27,19 +29,18 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
     With LongRoPE ``max_positions`` is the original context, up to which the short factors hold; the long factors and
     the published length are kept in ``extra`` for the way back.
     """
-    heads, width = (require_int(fields, name, path) for name in ("num_attention_heads", "hidden_size"))
-    if optional_int(fields, "head_dim", width // heads, path) != width // heads:
-        raise InputError(f"{path}: head_dim = {fields['head_dim']} is not implemented; Phi-3 has {width // heads}")
+    size = head_dim(fields, ("hidden_size", "num_attention_heads"), path)
+    if fields.get("head_dim") not in (None, size):
+        raise InputError(f"{path}: head_dim = {fields['head_dim']} is not implemented; Phi-3's is {size} here")
     positions = optional_int(fields, "max_position_embeddings", CONTEXT, path)
     inside = any(
         isinstance(fields.get(name), Mapping) and "original_max_position_embeddings" in fields[name]
         for name in ("rope_parameters", "rope_scaling")
     )
-    original = fields.get("original_max_position_embeddings")
-    if original is None and not inside:
-        original = CONTEXT
+    stated = fields.get("original_max_position_embeddings") is not None
+    original = optional_int(fields, "original_max_position_embeddings", CONTEXT, path) if stated or not inside else None
     rope = read_rope(fields, path, kinds=("longrope",), positions=positions, original=original)
-    rotated = int(width // heads * rope.rotated)
+    rotated = int(size * rope.rotated)
     sizes = shape.read_sizes(fields, path, positions=CONTEXT, epsilon=1e-5, rope=rope)
     extra = dict(read_extra(fields, KNOWN, ALLOWED, INERT, path))
     if rope.scaling is not None:
@@ -50,12 +51,12 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
                 )
         extra |= {"max_position_embeddings": positions, "rope_scaling": ("long_factor", rope.long_factors)}
         sizes["max_positions"] = min(positions, rope.scaling.original_positions)
-    elif original is not None:
+    elif stated:
         extra["original_max_position_embeddings"] = original
     return ModelConfig(
         family="phi3",
         **sizes,
-        rotary_dim=None if rotated == width // heads else rotated,
+        rotary_dim=None if rotated == size else rotated,
         windows=(None if fields.get("sliding_window") is None else require_int(fields, "sliding_window", path),),
         extra=tuple(sorted(extra.items())),
     )
@@ -63,13 +64,12 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """ModelConfig -> the fields of a Phi-3 config.json, readable by Transformers 4 and 5."""
-    return {
-        **shape.write_sizes(
-            config, windows=config.windows, rotary_dim=config.rotary_dim, head_dim=config.width // config.heads
-        ),
+    written = {
+        **shape.write_sizes(config),
         **_write_rope(config),
-        "sliding_window": shape.every_window(config),
+        "sliding_window": config.layer_windows[0],
     }
+    return held(config, written, read_config)
 
 
 def _write_rope(config: ModelConfig) -> dict[str, Any]:

@@ -6,6 +6,7 @@ from typing import Any
 from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families._family import Family, optional_int, read_extra
+from jaxalign.models.families._held import held
 from jaxalign.models.families._rope_fields import write_rope
 
 KNOWN = shape.KNOWN | {"hidden_act", "use_sliding_window", "layer_types"}
@@ -27,11 +28,12 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """ModelConfig -> the fields of a Qwen 2 config.json, readable by Transformers 4 and 5."""
-    return {
-        **shape.write_sizes(config, windows=config.windows, attention_bias=True),
+    written = {
+        **shape.write_sizes(config),
         **write_rope(config),
         **write_windows(config),
     }
+    return held(config, written, read_config)
 
 
 def read_windows(fields: Mapping[str, Any], path: str) -> tuple[int | None, ...]:

@@ -7,6 +7,7 @@ from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families import qwen2
 from jaxalign.models.families._family import Family, read_extra
+from jaxalign.models.families._held import held
 from jaxalign.models.families._rope_fields import write_rope
 
 KNOWN = qwen2.KNOWN | {"attention_bias"}
@@ -28,15 +29,13 @@ def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
 
 def write_config(config: ModelConfig) -> dict[str, Any]:
     """ModelConfig -> the fields of a Qwen 3 config.json, readable by Transformers 4 and 5."""
-    bias = config.attention_bias
-    return {
-        **shape.write_sizes(
-            config, windows=config.windows, qk_norm=True, attention_bias=bias, attention_output_bias=bias
-        ),
+    written = {
+        **shape.write_sizes(config),
         **write_rope(config),
         **qwen2.write_windows(config),
-        "attention_bias": bias,
+        "attention_bias": config.attention_bias,
     }
+    return held(config, written, read_config)
 
 
 FAMILY = Family(
