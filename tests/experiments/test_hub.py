@@ -121,5 +121,5 @@ def test_a_classifier_is_a_reward_and_a_scorer_of_reviews(tmp_path):
     np.testing.assert_array_equal(reward(["a wonder"], ["ful film"]), reward.log_odds(["a wonderful film"]))
     turned = hub.SentimentClassifier(save_classifier(tmp_path / "turned", labels=("neg", "pos")))
     np.testing.assert_array_equal(turned.log_odds(["a wonderful film", long]), -scores)
-    with pytest.raises(InputError, match="label: none of the model's labels .* is called 'positive' or 'pos'"):
+    with pytest.raises(InputError, match=r"label: none of the model's labels .* is called 'positive' or 'pos'"):
         hub.SentimentClassifier(save_classifier(tmp_path / "unnamed", labels=("LABEL_0", "LABEL_1")))
