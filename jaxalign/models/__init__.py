@@ -14,10 +14,11 @@ from jaxalign.models._config import ModelConfig
 from jaxalign.models._decode import extend, unstack
 from jaxalign.models._decoder import apply, init, logits, score, trunk, unembed, unembedding
 from jaxalign.models._freeze import combine, freeze, restack
+from jaxalign.models._load import load_config, load_pretrained
 from jaxalign.models._lora import LoRA
 from jaxalign.models._peft import load_adapter, save_adapter
-from jaxalign.models._pretrained import load_config, load_pretrained, save_pretrained
 from jaxalign.models._rope import RopeScaling
+from jaxalign.models._save import save_pretrained
 from jaxalign.models._scores import target_log_probs
 from jaxalign.models.encoders import EncoderConfig
 

@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from jaxalign.errors import InputError
 from jaxalign.models._config import ModelConfig
+from jaxalign.models._config_file import read_fields
 from jaxalign.models._decoder import Params, apply, score
-from jaxalign.models._pretrained import _folder, load_config, load_pretrained
+from jaxalign.models._hub import local_folder
+from jaxalign.models._load import load_config, load_pretrained
 from jaxalign.models.encoders import ENCODERS, EncoderConfig, encoder_logits
 from jaxalign.models.encoders._load import load_encoder
 from jaxalign.models.families import FAMILIES
@@ -43,7 +45,7 @@ def load_classifier(
         InputError: not a classifier, an unknown architecture, a config field that is not implemented, pickled weights,
             remote code, a missing, unexpected or misshapen tensor; the message names file and field or tensor.
     """
-    folder = _folder(folder_or_hub_id)
+    folder = local_folder(folder_or_hub_id)
     fields = _read_fields(folder)
     if fields["model_type"] in ENCODERS:
         family = ENCODERS[fields["model_type"]]
@@ -59,7 +61,7 @@ def load_labels(folder_or_hub_id: str | Path) -> Labels:
     Raises:
         InputError: no such folder, or labels that are not numbered 0, 1, 2 ...
     """
-    folder = _folder(folder_or_hub_id)
+    folder = local_folder(folder_or_hub_id, weights=False)
     return _read_labels(folder, _read_fields(folder))
 
 
@@ -85,24 +87,11 @@ def classify(config: EncoderConfig | ModelConfig, params: Params, tokens: jax.Ar
 
 
 def _read_fields(folder: Path) -> dict[str, Any]:
-    path = folder / "config.json"
-    if not path.is_file():
-        raise InputError(f"{folder}: no config.json: not a Hugging Face model folder")
-    try:
-        fields = json.loads(path.read_text())
-    except ValueError as error:
-        raise InputError(f"{path}: not JSON ({error})") from None
-    if not isinstance(fields, dict):
-        raise InputError(f"{path}: must be a JSON object")
-    if "auto_map" in fields:
-        raise InputError(
-            f"{path}: auto_map asks to run code that comes with the model, which jaxalign never does; use a version "
-            "without remote code, or remove the field if model_type is a plain one"
-        )
+    fields = read_fields(folder)
     model_type = fields.get("model_type")
     if model_type not in ENCODERS and model_type not in FAMILIES:
         raise InputError(
-            f"{path}: model_type = {model_type!r} is not implemented as a classifier; known: "
+            f"{folder / 'config.json'}: model_type = {model_type!r} is not implemented as a classifier; known: "
             f"{', '.join((*ENCODERS, *FAMILIES))}"
         )
     return fields

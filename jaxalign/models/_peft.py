@@ -23,10 +23,11 @@ from jaxalign.errors import InputError
 from jaxalign.models._adapter import INPUT_AXES
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._decoder import Params
+from jaxalign.models._hub import local_folder
 from jaxalign.models._lora import PARTS
 from jaxalign.models._peft_config import AdapterConfig, read_adapter_config, write_adapter_config
-from jaxalign.models._pretrained import _folder, _to_host
 from jaxalign.models.families import FAMILIES, Weight
+from jaxalign.sharding import to_host
 
 WEIGHTS = "adapter_model.safetensors"
 PREFIX = "base_model.model."
@@ -51,7 +52,7 @@ def load_adapter(folder_or_hub_id: str | Path, config: ModelConfig, *, dtype: An
         InputError: not an adapter, a choice of PEFT's that is not implemented, pickled weights, a tensor that is
             missing, unexpected or misshapen; the message names file and field or tensor.
     """
-    folder = _folder(folder_or_hub_id)
+    folder = local_folder(folder_or_hub_id)
     fields = read_adapter_config(folder)
     tensors = _Tensors(folder)
     modules = _modules(config)
@@ -100,7 +101,7 @@ def save_adapter(folder: str | Path, config: ModelConfig, lora: Params, *, base_
     if config.lora is None:
         raise InputError("ModelConfig.lora: there is no adapter to save without it")
     scale, stabilised = config.lora.scale, config.lora.rank_stabilised
-    stacks = {name: jax.tree.map(_to_host, stack) for name, stack in lora["stacks"].items()}
+    stacks = {name: jax.tree.map(to_host, stack) for name, stack in lora["stacks"].items()}
     starts = [sum(config.stacks[:index]) for index in range(len(config.stacks))]
     tensors: dict[str, np.ndarray] = {}
     written: dict[str, int] = {}  # suffix of a module's name -> its rank

@@ -173,19 +173,11 @@ def _map_rows(
         for batch in data.make_iterator(source):
             running = function(config, frozen, training.put_batch(batch, mesh))
             if waiting is not None:
-                found.extend(_to_host(waiting))
+                found.extend(sharding.to_host(waiting))
             waiting = running
         if waiting is not None:
-            found.extend(_to_host(waiting))
+            found.extend(sharding.to_host(waiting))
     return found[: len(examples)]
-
-
-def _to_host(array: jax.Array) -> np.ndarray:
-    if jax.process_count() == 1:
-        return np.asarray(array)
-    from jax.experimental import multihost_utils
-
-    return np.asarray(multihost_utils.process_allgather(array, tiled=True))
 
 
 def _write(path: Path, flat: np.ndarray) -> None:

@@ -5,8 +5,9 @@ functions serve one device and a pod; on one device every sharding is simply "he
 """
 
 from jaxalign.sharding._distributed import initialize_distributed
+from jaxalign.sharding._gather import to_host
 from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
-from jaxalign.sharding._put import shard_tree
+from jaxalign.sharding._put import make_from_shards, shard_tree
 from jaxalign.sharding._rules import (
     BATCH_AXES,
     RULES,
@@ -25,11 +26,13 @@ __all__ = [
     "batch_sharding",
     "data_shards",
     "initialize_distributed",
+    "make_from_shards",
     "make_mesh",
     "parse_mesh",
     "partition_spec",
     "replicated",
     "row_share",
     "shard_tree",
+    "to_host",
     "tree_shardings",
 ]

@@ -1,11 +1,14 @@
 """Laying values out over the devices, of one process or of several."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Sharding
+
+Index = tuple[slice, ...]
 
 
 def shard_tree(tree: Any, shardings: Any) -> Any:
@@ -21,6 +24,33 @@ def shard_tree(tree: Any, shardings: Any) -> Any:
         one = shardings
         return jax.tree.map(lambda leaf: _put(leaf, one), tree)
     return jax.tree.map(_put, tree, shardings)
+
+
+def make_from_shards(
+    shape: tuple[int, ...], dtype: Any, sharding: Sharding | None, read: Callable[[Index], np.ndarray]
+) -> jax.Array:
+    """An array too large to hold on the host whole, put together shard by shard.
+
+    Each distinct shard of this process's devices is read once, replicas included, and is on its devices before the next
+    one is read. So one shard is on the host at a time, and every process reads only what its devices hold.
+
+    Args:
+        shape, dtype: of the whole array.
+        sharding: how it lies; None = on the default device.
+        read: from the place of a shard (a slice an axis) to its values, an array that nobody changes afterwards: a CPU
+            device may use it as it is.
+    """
+    if sharding is None:
+        return jax.device_put(read(tuple(slice(0, size) for size in shape)))
+    places: dict[tuple[tuple[int, int], ...], list[jax.Device]] = {}
+    for device, index in sharding.addressable_devices_indices_map(shape).items():
+        place = tuple(part.indices(size)[:2] for part, size in zip(index or (), shape, strict=True))
+        places.setdefault(place, []).append(device)
+    arrays: list[jax.Array] = []
+    for place, devices in places.items():
+        host = read(tuple(slice(start, stop) for start, stop in place))
+        arrays += jax.block_until_ready([jax.device_put(host, device) for device in devices])
+    return jax.make_array_from_single_device_arrays(shape, sharding, arrays, dtype=dtype)
 
 
 def _put(leaf: Any, sharding: Sharding) -> jax.Array:

@@ -10,6 +10,7 @@ import numpy as np
 
 from jaxalign.errors import InputError
 from jaxalign.models._config import ModelConfig
+from jaxalign.models._json import freeze
 
 LeafPath = tuple[str, ...]
 
@@ -218,10 +219,9 @@ def read_extra(
         if name in allowed:
             if value not in allowed[name]:
                 raise InputError(f"{path}: {name} = {json.dumps(value)} is not implemented")
-            extra[name] = value
+            extra[name] = freeze(value)
         elif name in INERT_FIELDS or name in inert:
-            if not isinstance(value, dict):  # label maps and the like: nothing a language model needs back
-                extra[name] = tuple(value) if isinstance(value, list) else value
+            extra[name] = freeze(value)
         elif value is not None and value is not False:
             raise InputError(
                 f"{path}: field {name!r} = {json.dumps(value)} is unknown to jaxalign and might change the model; "

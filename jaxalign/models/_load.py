@@ -1,0 +1,174 @@
+"""Weights in: from the safetensors files of a folder straight to where the parameters lie."""
+
+import os
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from jaxalign.errors import InputError
+from jaxalign.models._axes import logical_axes
+from jaxalign.models._config import ModelConfig
+from jaxalign.models._config_file import read_config
+from jaxalign.models._copy import copy_into, empty
+from jaxalign.models._decoder import Params, init
+from jaxalign.models._hub import local_folder
+from jaxalign.models._safetensors import TensorFolder
+from jaxalign.models.families import Family, Weight
+from jaxalign.sharding import make_from_shards, tree_shardings
+
+THREADS = 8
+CHUNK = 64 << 20  # bytes of a tensor that one thread copies at a time
+# What threads may hold at a time in copies of whole tensors: a family that takes rows in another order needs one.
+IN_FLIGHT = 512 << 20
+
+Region = tuple[slice, ...]
+
+
+def load_pretrained(
+    folder_or_hub_id: str | Path,
+    *,
+    dtype: Any = None,
+    mesh: jax.sharding.Mesh | None = None,
+    revision: str | None = None,
+) -> tuple[ModelConfig, Params]:
+    """Read a Hugging Face model folder: config.json and safetensors, single or sharded, of a language model or of a
+    classifier with a score head (``...ForSequenceClassification``, ``config.labels``).
+
+    Parameters are read shard by shard into their dtype and place: beyond the parameters themselves the host holds at
+    most one device's shard of one leaf (its layers stacked) and half a gigabyte. On several processes, each reads only
+    what its devices hold.
+
+    Args:
+        folder_or_hub_id: a local folder, or an id on the Hugging Face hub (weights, configs and tokenizer files are
+            then downloaded to its cache; offline, the cache is what there is).
+        dtype: of the parameters; None keeps the files'.
+        mesh: shard the parameters over this mesh by the rules of ``jaxalign.sharding``.
+        revision: of a hub id: a branch, a tag or a commit.
+
+    Returns:
+        (config, params), one scanned stack.
+
+    Raises:
+        InputError: not a model, an unknown architecture, a config field that is not implemented, pickled or quantised
+            weights, remote code, a damaged file, a missing, unexpected or misshapen tensor; the message names file and
+            field or tensor.
+    """
+    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+        raise InputError(f"dtype: parameters are floating numbers, not {jnp.dtype(dtype)}")
+    folder = local_folder(folder_or_hub_id, revision=revision)
+    family, config = read_config(folder)
+    tensors = TensorFolder(folder)
+    table = family.weights(config)
+    names = _names_in_file(family, config, table, tensors)
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    shardings = None if mesh is None else tree_shardings(logical_axes(config), shapes, mesh)
+
+    params: Params = {}
+    for weight in table:
+        files = [names[weight.name].format(layer=layer) for layer in range(config.layers if weight.per_layer else 1)]
+        for part, leaf in enumerate(weight.leaves):
+            path = ("stacks", "0", *leaf) if weight.per_layer else leaf
+            reader = _Leaf(tensors, weight, part, files, _dtype(tensors, files, dtype))
+            sharding = None if shardings is None else get(shardings, path)
+            array = make_from_shards(get(shapes, path).shape, reader.dtype, sharding, reader.read)
+            _set(params, path, array)
+    return config, params
+
+
+def load_config(folder_or_hub_id: str | Path, *, revision: str | None = None) -> ModelConfig:
+    """The config of a model folder or hub id, its weights unread. Raises ``InputError`` as ``load_pretrained`` does."""
+    return read_config(local_folder(folder_or_hub_id, weights=False, revision=revision))[1]
+
+
+class _Leaf:
+    """One parameter leaf, readable by region.
+
+    Args:
+        tensors: the files.
+        weight: whose ``part``-th leaf this is.
+        files: names of its tensors, one a layer.
+        dtype: of the leaf.
+    """
+
+    def __init__(self, tensors: TensorFolder, weight: Weight, part: int, files: list[str], dtype: np.dtype) -> None:
+        self._tensors, self._weight, self._part, self._files = tensors, weight, part, files
+        self.dtype = dtype
+
+    def read(self, region: Region) -> np.ndarray:
+        """The values of a region of the leaf, layers first where it has one a layer."""
+        target = empty(tuple(part.stop - part.start for part in region), self.dtype)
+        jobs: list[tuple[np.ndarray, str, Region]] = []
+        if self._weight.per_layer:
+            first, *inner = region
+            jobs = [(target[i - first.start], self._files[i], tuple(inner)) for i in range(first.start, first.stop)]
+        else:
+            rows, *others = region
+            step = max(1, CHUNK * len(target) // max(1, target.nbytes))
+            for start in range(rows.start, rows.stop, step):
+                piece = slice(start, min(start + step, rows.stop))
+                own = target[piece.start - rows.start : piece.stop - rows.start]
+                jobs.append((own, self._files[0], (piece, *others)))
+        size = int(np.prod(self._weight.shape)) * self._tensors.dtype(self._files[0]).itemsize
+        workers = min(THREADS, os.cpu_count() or 1, len(jobs), max(1, IN_FLIGHT // size))
+        if workers < 2 or target.nbytes < 1 << 20:
+            for job in jobs:
+                self._fill(*job)
+        else:
+            with ThreadPoolExecutor(workers) as pool:
+                list(pool.map(self._fill, *zip(*jobs, strict=True)))
+        return target
+
+    def _fill(self, target: np.ndarray, name: str, region: Region) -> None:
+        view = self._tensors.view(name, self._weight.shape)
+        source = self._weight.split(view)[self._part][region]
+        copy_into(target, source)
+        self._tensors.release(name, None if self._weight.per_layer else source)
+
+
+def _names_in_file(
+    family: Family, config: ModelConfig, table: tuple[Weight, ...], tensors: TensorFolder
+) -> dict[str, str]:
+    """Table name -> the name the files use (a bare model's leave out the prefix); every tensor is checked, and none may
+    be left over."""
+    found = {name for name in tensors.names() if not name.endswith(family.ignored)}
+    bare = not any(name.startswith(family.base_prefix) for name in found)
+    names = {weight.name: weight.name.removeprefix(family.base_prefix) if bare else weight.name for weight in table}
+    expected = {
+        names[weight.name].format(layer=layer): weight
+        for weight in table
+        for layer in range(config.layers if weight.per_layer else 1)
+    }
+    for name in sorted(found - set(expected)):
+        twice = config.tied_embeddings and config.labels == 0 and name in ("lm_head.weight", "embed_out.weight")
+        if not twice:  # some files hold the tied matrix twice
+            more = len(found - set(expected)) - 1
+            raise InputError(f"{tensors.folder}: unexpected tensor {name!r} (and {more} more)")
+    if extra := sorted(tensors.unlisted & found):
+        raise InputError(f"{tensors.folder}: tensor {extra[0]!r} is in a file, but the index does not name it")
+    for name, weight in expected.items():
+        tensors.check(name, weight.shape)
+    return names
+
+
+def _dtype(tensors: TensorFolder, files: list[str], dtype: Any) -> np.dtype:
+    """The dtype asked for, or one that holds what all layers have."""
+    if dtype is None:
+        dtype = jnp.result_type(*{tensors.dtype(name) for name in files})
+    return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
+
+
+def get(tree: Any, path: tuple[str, ...]) -> Any:
+    """The leaf or subtree at a path."""
+    for name in path:
+        tree = tree[name]
+    return tree
+
+
+def _set(tree: Params, path: tuple[str, ...], value: Any) -> None:
+    for name in path[:-1]:
+        tree = tree.setdefault(name, {})
+    tree[path[-1]] = value
