@@ -7,7 +7,7 @@ import transformers
 
 from jaxalign.sampling import classifier_reward
 from tests.tiny_sentiment import POSITIONS, reviews, save_classifier, tokenizer
-from tests.tolerances import FLOAT32, PARITY_LOGITS
+from tests.tolerances import PARITY_LOGITS
 
 TEXTS = ["a wonderful film", "dreadful", "", "a <pad> film<pad>", *(row["text"] for row in reviews(5))]
 
@@ -43,12 +43,14 @@ def test_a_decoder_with_a_score_head(kind, tmp_path):
         theirs = transformers.LlamaForSequenceClassification(
             transformers.LlamaConfig(
                 **special, hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=24,
-                max_position_embeddings=64, initializer_range=0.3,
+                max_position_embeddings=POSITIONS, initializer_range=0.3,
             )
         )  # fmt: skip
     else:
         theirs = transformers.GPT2ForSequenceClassification(
-            transformers.GPT2Config(**special, n_embd=16, n_layer=2, n_head=2, n_positions=64, initializer_range=0.3)
+            transformers.GPT2Config(
+                **special, n_embd=16, n_layer=2, n_head=2, n_positions=POSITIONS, initializer_range=0.3
+            )
         )
     theirs.save_pretrained(tmp_path)
     tokenizer().save_pretrained(tmp_path)
@@ -57,4 +59,4 @@ def test_a_decoder_with_a_score_head(kind, tmp_path):
     scores = classifier_reward(tmp_path, batch_size=4, truncation="keep_start")(texts, [""] * len(texts))
     expected = by_torch(tmp_path, texts)[:, 0]
     assert np.ptp(expected) > 0.1
-    np.testing.assert_allclose(scores, expected, rtol=0, atol=FLOAT32 * np.max(np.abs(expected)))
+    np.testing.assert_allclose(scores, expected, rtol=0, atol=PARITY_LOGITS * np.max(np.abs(expected)))

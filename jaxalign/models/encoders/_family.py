@@ -20,7 +20,6 @@ ALLOWED: dict[str, tuple[Any, ...]] = {
     "is_decoder": (None, False),
     "add_cross_attention": (None, False),
     "pruned_heads": (None, {}),
-    "quantization_config": (None,),
 }
 
 
