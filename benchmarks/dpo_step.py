@@ -59,7 +59,7 @@ def measure(
         return ((VOCABULARY - 3) * rng.random(length) ** 3).astype(np.int32)
 
     def batch() -> data.Batch:
-        rows = [[_pair(data, np, ids(prompt), ids(completion), ids(completion))] for _ in range(pairs)]
+        rows = [[preference_example(ids(prompt), ids(completion), ids(completion))] for _ in range(pairs)]
         longest = prompt + completion if layout == "two_rows" else prompt + 2 * completion
         targets = completion if layout == "two_rows" else 2 * completion
         return data.collate(
@@ -84,7 +84,12 @@ def measure(
     }  # fmt: skip
 
 
-def _pair(data, np, prompt, chosen, rejected):
+def preference_example(prompt: Any, chosen: Any, rejected: Any) -> Any:
+    """Ids of a prompt and two answers as the example [prompt | chosen | rejected] of ``jaxalign.data``."""
+    import numpy as np
+
+    from jaxalign import data
+
     chosen[-1] = rejected[-1] = EOS
     n, c, r = len(prompt), len(chosen), len(rejected)
     start = np.arange(n, dtype=np.int32)
