@@ -9,6 +9,7 @@ import pytest
 
 from experiments.imdb_sentiment import PRESETS, methods, run_study
 from jaxalign import models, sharding
+from tests.models.tiny import uncompiled_params
 from tests.tiny_sentiment import save_classifier, tokenizer, write_reviews
 
 
@@ -20,7 +21,7 @@ def save_gpt2(folder):
     )  # fmt: skip
     tokens = tokenizer()
     tokens.backend_tokenizer.post_processor = None  # GPT-2's tokenizer puts nothing around a text
-    models.save_pretrained(folder, config, models.init(config, jax.random.key(0)), tokens)
+    models.save_pretrained(folder, config, uncompiled_params(config), tokens)
     return str(folder)
 
 

@@ -32,6 +32,13 @@ def random_params(config: models.ModelConfig) -> dict:
     )
 
 
+def uncompiled_params(config: models.ModelConfig) -> dict:
+    """Normal numbers of size 0.3 in every leaf, where compiling ``init`` would take longer than the test."""
+    generator = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: jnp.asarray(generator.normal(0, 0.3, leaf.shape), jnp.float32), shapes)
+
+
 def random_tokens(*shape: int, seed: int = 0) -> jax.Array:
     return jnp.asarray(np.random.default_rng(seed).integers(0, VOCABULARY, shape), jnp.int32)
 

@@ -13,11 +13,11 @@ from scipy.special import log_softmax
 from jaxalign import data, models
 from jaxalign.errors import InputError
 from jaxalign.sampling import ClassifierReward, _classifier, classifier_reward, score_texts
-from tests.models.tiny import LLAMA, random_params
+from tests.models.tiny import LLAMA, uncompiled_params
 from tests.tiny_sentiment import POSITIONS, reviews, save_classifier, tokenizer
 from tests.tolerances import FLOAT32
 
-TEXTS = ["a wonderful film", "dreadful", "", *(row["text"][:60] for row in reviews(5))]
+TEXTS = ["a wonderful film", "dreadful", "", *(row["text"][: 40 + 3 * index] for index, row in enumerate(reviews(5)))]
 LONG = " ".join(row["text"] for row in reviews(5))
 
 
@@ -72,7 +72,7 @@ def test_it_is_a_text_reward(reward):
         reward(["a film", [{"role": "user", "content": "a film"}]], ["", ""])
 
 
-@pytest.mark.parametrize("batch_size", [1, 3, 100])
+@pytest.mark.parametrize("batch_size", [1, 3])
 def test_batch_size_and_order_change_nothing(folder, reward, batch_size):
     expected = reward.score(TEXTS)
     other = classifier_reward(folder, label="POSITIVE", batch_size=batch_size)
@@ -93,22 +93,22 @@ def test_few_shapes_are_compiled(folder):
 
 def test_the_label_against_the_rest(tmp_path):
     three = save_classifier(tmp_path / "three", labels=("negative", "neutral", "positive"))
-    log_p = log_softmax(logits(three, TEXTS), axis=-1)
+    log_p = log_softmax(logits(three, TEXTS[:3]), axis=-1)
     for index, label in enumerate(("negative", "neutral", "positive")):
         log_rest = np.log(-np.expm1(log_p[:, index]))
-        assert_same(classifier_reward(three, label=label).score(TEXTS), log_p[:, index] - log_rest)
+        assert_same(classifier_reward(three, label=label).score(TEXTS[:3]), log_p[:, index] - log_rest)
 
 
 def test_outputs_that_stand_for_themselves(tmp_path):
     single = save_classifier(tmp_path / "single", labels=("score",))
-    assert_same(classifier_reward(single).score(TEXTS), logits(single, TEXTS)[:, 0])
+    assert_same(classifier_reward(single).score(TEXTS[:3]), logits(single, TEXTS[:3])[:, 0])
     several = save_classifier(tmp_path / "several", problem_type="multi_label_classification")
-    assert_same(classifier_reward(several, label="POSITIVE").score(TEXTS), logits(several, TEXTS)[:, 1])
+    assert_same(classifier_reward(several, label="POSITIVE").score(TEXTS[:3]), logits(several, TEXTS[:3])[:, 1])
 
 
 def test_several_names_for_a_label(folder, reward):
-    other = classifier_reward(folder, label=("good", "Positive"))
-    np.testing.assert_array_equal(other.score(TEXTS[:2]), classifier_reward(folder, label="positive").score(TEXTS[:2]))
+    other = classifier_reward(folder, label=("good", "Positive"), batch_size=4)
+    np.testing.assert_array_equal(other.score(TEXTS[:2]), reward.score(TEXTS[:2]))
 
 
 @pytest.mark.parametrize(
@@ -172,7 +172,7 @@ def test_code_that_comes_with_a_model_is_not_run(tmp_path):
 def decoder():
     """A decoder with one output, in memory."""
     config = LLAMA.replace(vocab_size=320, layers=1, labels=1, max_positions=64)
-    return config, random_params(config)
+    return config, uncompiled_params(config)
 
 
 def test_a_decoder_with_a_score_head_reads_the_last_real_token(decoder):
