@@ -85,7 +85,7 @@ def merge_lora(config: ModelConfig, base: Params, lora: Params, *, dtype: jnp.dt
         A tree like ``base``, for ``config.replace(lora=None)``; leaves that are not adapted are shared, not copied.
 
     Raises:
-        InputError: no ``config.lora``; an adapted kernel that the base does not have.
+        InputError: no ``config.lora``; a kernel that the base does not have, or in another shape.
     """
     scale = _lora(config).scale
     merged = dict(base["stacks"])
@@ -95,6 +95,7 @@ def merge_lora(config: ModelConfig, base: Params, lora: Params, *, dtype: jnp.dt
             own = merged[name].get(part)
             if own is None:
                 raise InputError(f"adapter: the model has no 'stacks/{name}/{part}' to adapt")
+            _check_shapes(f"stacks/{name}/{part}", part, own["kernel"], leaves)
             kernel = _merge(own["kernel"], leaves["lora_a"], leaves["lora_b"], part=part, scale=scale, dtype=dtype)
             merged[name][part] = {**own, "kernel": kernel}
     return {**base, "stacks": merged}
@@ -112,6 +113,13 @@ def _merge(kernel: jax.Array, a: jax.Array, b: jax.Array, *, part: str, scale: f
         precision="highest",
     )
     return (kernel.astype(jnp.float32) + scale * update).astype(dtype or kernel.dtype)
+
+
+def _check_shapes(path: str, part: str, kernel: jax.Array, leaves: Params) -> None:
+    a, b = leaves["lora_a"], leaves["lora_b"]
+    inputs = 1 + INPUT_AXES[part]
+    if a.shape[:-1] != kernel.shape[:inputs] or (b.shape[0], *b.shape[2:]) != (a.shape[0], *kernel.shape[inputs:]):
+        raise InputError(f"adapter: {path} has lora_a {a.shape} and lora_b {b.shape} beside a kernel {kernel.shape}")
 
 
 def _draw(key: jax.Array, *, number: int, shape: tuple[int, ...], bound: float) -> jax.Array:
