@@ -8,7 +8,7 @@ from jaxalign.errors import InputError
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._json import freeze, thaw
 from jaxalign.models._refusals import adapter_not_model, quantised, remote_code
-from jaxalign.models.families import FAMILIES, Family
+from jaxalign.models.families import FAMILIES, WRAPPED, Family
 from jaxalign.models.families._family import SPECIAL_TOKENS
 
 GENERATION = "generation_config.json"
@@ -23,7 +23,7 @@ def read_fields(folder: Path) -> dict[str, Any]:
             raise InputError(adapter_not_model(folder))
         raise InputError(f"{folder}: no config.json: not a Hugging Face model folder")
     fields = _read_object(path)
-    if "auto_map" in fields:
+    if "auto_map" in fields and not _is_merged(fields.pop("auto_map"), fields.get("model_type")):
         raise InputError(remote_code(path))
     if fields.get("quantization_config") is not None:
         method = fields["quantization_config"]
@@ -37,11 +37,13 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     path = folder / "config.json"
     fields = read_fields(folder)
     model_type = fields.get("model_type")
-    if model_type not in FAMILIES:
+    if model_type not in FAMILIES and model_type not in WRAPPED:
         raise InputError(f"{path}: model_type = {model_type!r} is not implemented; known: {', '.join(FAMILIES)}")
-    family = FAMILIES[model_type]
+    family = FAMILIES.get(str(model_type)) or WRAPPED[model_type]
     known = family.architectures if family.classifier is None else (*family.architectures, family.classifier)
     named = fields.get("architectures") or ()
+    if family.wrapper is not None and model_type == family.wrapper.model_type:
+        known, fields = family.wrapper.architectures, family.wrapper.read_fields(fields, str(path))
     for architecture in named:
         if architecture not in known:
             raise InputError(
@@ -100,6 +102,14 @@ def write_files(family: Family, config: ModelConfig, tokenizer: Any, dtype: str)
         "config.json": fields,
         GENERATION: {"_from_model_config": True, **special} if generation is None else generation,
     }
+
+
+def _is_merged(code: Any, model_type: Any) -> bool:
+    """Whether transformers has the code that came with the model, and so does without it."""
+    if model_type not in FAMILIES or not isinstance(code, dict):
+        return False
+    classes = {str(value) for name, value in code.items() if name != "AutoTokenizer"}
+    return classes <= FAMILIES[model_type].merged_code
 
 
 def _count_labels(fields: dict[str, Any], path: Path) -> int:

@@ -1,6 +1,7 @@
 """Weights in: from the safetensors files of a folder straight to where the parameters lie."""
 
 import os
+from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -135,16 +136,21 @@ def _names_in_file(
     """Table name -> the name the files use (a bare model's leave out the prefix); every tensor is checked, and none may
     be left over."""
     found = {name for name in tensors.names() if not name.endswith(family.ignored)}
-    bare = not any(name.startswith(family.base_prefix) for name in found)
-    names = {weight.name: weight.name.removeprefix(family.base_prefix) if bare else weight.name for weight in table}
+    names = {weight.name: weight.name for weight in table}
+    if inside := _prefixes_inside(family, found):
+        found = {name for name in found if not name.startswith(family.wrapper.others)}  # type: ignore[union-attr]
+        for ours, theirs in inside.items():
+            names |= {name: theirs + name.removeprefix(ours) for name in names if name.startswith(ours)}
+    elif not any(name.startswith(family.base_prefix) for name in found):
+        names = {name: name.removeprefix(family.base_prefix) for name in names}
     expected = {
         names[weight.name].format(layer=layer): weight
         for weight in table
         for layer in range(config.layers if weight.per_layer else 1)
     }
     for name in sorted(found - set(expected)):
-        twice = config.tied_embeddings and config.labels == 0 and name in ("lm_head.weight", "embed_out.weight")
-        if not twice:  # some files hold the tied matrix twice
+        head = name in (inside.get("lm_head.", "lm_head.") + "weight", "embed_out.weight")
+        if not (head and config.tied_embeddings and config.labels == 0):  # some files hold the tied matrix twice
             more = len(found - set(expected)) - 1
             raise InputError(f"{tensors.folder}: unexpected tensor {name!r} (and {more} more)")
     if extra := sorted(tensors.unlisted & found):
@@ -152,6 +158,14 @@ def _names_in_file(
     for name, weight in expected.items():
         tensors.check(name, weight.shape)
     return names
+
+
+def _prefixes_inside(family: Family, found: set[str]) -> Mapping[str, str]:
+    """How names begin where the files are those of a larger model around this one; empty where they are not."""
+    for prefixes in family.wrapper.prefixes if family.wrapper else ():
+        if any(name.startswith(prefixes[family.base_prefix]) for name in found):
+            return prefixes
+    return {}
 
 
 def _dtype(tensors: TensorFolder, files: list[str], dtype: Any) -> np.dtype:

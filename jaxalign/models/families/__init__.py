@@ -15,4 +15,7 @@ FAMILIES: dict[str, Family] = {
 }  # fmt: skip
 """By ``model_type`` in config.json, which is also ``ModelConfig.family``."""
 
-__all__ = ["FAMILIES", "Family", "Weight"]
+WRAPPED: dict[str, Family] = {family.wrapper.model_type: family for family in FAMILIES.values() if family.wrapper}
+"""By ``model_type`` of a larger model: the family of the language model inside, which alone is read."""
+
+__all__ = ["FAMILIES", "WRAPPED", "Family", "Weight"]

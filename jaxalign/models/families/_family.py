@@ -66,6 +66,20 @@ class Weight:
 
 
 @dataclass(frozen=True)
+class Wrapper:
+    """A larger model with one of a family inside: its language model alone is read, and written as the family's."""
+
+    model_type: str
+    architectures: tuple[str, ...]
+    read_fields: Callable[[Mapping[str, Any], str], dict[str, Any]]
+    """(fields of config.json, its path for messages) -> the fields of the language model."""
+    prefixes: tuple[Mapping[str, str], ...]
+    """How a name of the family's table begins -> how it begins in the larger model; one mapping a form of files."""
+    others: tuple[str, ...]
+    """How the names of the other parts' tensors begin."""
+
+
+@dataclass(frozen=True)
 class Family:
     """One file of this package: how config and weights of a family are read and written."""
 
@@ -88,6 +102,10 @@ class Family:
     """What of the family's options is implemented and held to transformers, for the documentation."""
     ignored: tuple[str, ...] = ()
     """Endings of tensors that are constants in old files (masks, rotary tables)."""
+    wrapper: Wrapper | None = None
+    """A larger model (with eyes, say) that holds one of this family."""
+    merged_code: frozenset[str] = frozenset()
+    """Classes of code that came with the model before transformers had them: named in ``auto_map``, never run."""
 
 
 def same(array: np.ndarray) -> list[np.ndarray]:

@@ -7,7 +7,7 @@ from jaxalign.errors import InputError
 from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families import gemma2
-from jaxalign.models.families._family import Family, optional_int, read_extra
+from jaxalign.models.families._family import SPECIAL_TOKENS, Family, Wrapper, optional_int, read_extra
 from jaxalign.models.families._held import held
 from jaxalign.models.families._rope_fields import Rope, read_rope, write_scaling
 
@@ -16,6 +16,11 @@ KNOWN = gemma2.KNOWN | {"rope_local_base_freq", *PATTERNS}
 # Transformers reads a cap of the scores and leaves it unused: no published model has one.
 ALLOWED: dict[str, tuple[Any, ...]] = {**gemma2.ALLOWED, "attn_logit_softcapping": (None,)}
 POSITIONS = 131072
+# Of the model with a vision tower: how images enter a prompt.
+WHOLE_INERT = shape.INERT | {
+    "boi_token_index", "eoi_token_index", "image_token_index", "boi_token_id", "eoi_token_id", "image_token_id",
+    "mm_tokens_per_image",
+}  # fmt: skip
 
 
 def read_config(fields: Mapping[str, Any], path: str) -> ModelConfig:
@@ -59,12 +64,27 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
     return held(config, written, read_config)
 
 
+def read_text_fields(fields: Mapping[str, Any], path: str) -> dict[str, Any]:
+    """The language model's fields of a model with a vision tower (Gemma 3 4B, 12B, 27B), whose config.json leaves out
+    what is Transformers' default."""
+    text = fields.get("text_config")
+    if not isinstance(text, Mapping):
+        raise InputError(f"{path}: field 'text_config' must be an object, is {text!r}")
+    read_extra(fields, {"text_config", "vision_config", "tie_word_embeddings"}, shape.ALLOWED, WHOLE_INERT, path)
+    defaults = {"vocab_size": 262208, "hidden_size": 2304, "intermediate_size": 9216, "num_hidden_layers": 26}
+    from_whole = {
+        name: fields[name] for name in ("tie_word_embeddings", *SPECIAL_TOKENS) if fields.get(name) is not None
+    }
+    return {**defaults, "num_attention_heads": 8, **text, **from_whole}
+
+
 def _read_types(fields: Mapping[str, Any], layers: int, path: str) -> list[str]:
     """``layer_types``, or every n-th layer global by ``sliding_window_pattern`` (6)."""
     given = next((name for name in PATTERNS if fields.get(name) is not None), None)
     by_pattern = gemma2.alternating(layers, optional_int(fields, given or PATTERNS[0], 6, path))
     types = shape.read_layer_types(fields, by_pattern, path)
-    if given is not None and types != by_pattern:
+    # Transformers 5 saves its default, 6, beside any layer_types: only the public name is somebody's word.
+    if given == PATTERNS[0] and types != by_pattern:
         raise InputError(f"{path}: layer_types contradicts {given} = {fields[given]}; remove one of the two")
     return types
 
@@ -104,7 +124,17 @@ FAMILY = Family(
     weights=shape.weights,
     base_prefix="model.",
     ignored=("rotary_emb.inv_freq",),
-    covers=("Gemma 3, text: 270M, 1B",),
+    wrapper=Wrapper(
+        model_type="gemma3",
+        architectures=("Gemma3ForConditionalGeneration",),
+        read_fields=read_text_fields,
+        prefixes=(
+            {"model.": "language_model.model.", "lm_head.": "language_model.lm_head."},
+            {"model.": "model.language_model."},
+        ),
+        others=("vision_tower.", "multi_modal_projector.", "model.vision_tower.", "model.multi_modal_projector."),
+    ),
+    covers=("Gemma 3: 270M, 1B", "the language model of Gemma 3: 4B, 12B, 27B"),
     features=(
         "query and key norms", "local and global layers by pattern", "wavelengths by layer",
         "RoPE scaling of global layers", "scaled embedding", "query scale", "norms before and after, 1 + scale",

@@ -140,6 +140,7 @@ FAMILY = Family(
     weights=weights,
     base_prefix="model.",
     ignored=("rotary_emb.inv_freq",),
+    merged_code=frozenset({"configuration_phi3.Phi3Config", "modeling_phi3.Phi3ForCausalLM"}),
     covers=("Phi-3 mini, medium", "Phi-3.5 mini", "Phi-4, Phi-4-mini"),
     features=(
         "fused projections", "sliding window", "LongRoPE, up to the original context", "part of each head rotated",

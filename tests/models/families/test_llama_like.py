@@ -7,6 +7,7 @@ import pytest
 
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
+from jaxalign.models._json import thaw
 from jaxalign.models._rope import RopeScaling
 from jaxalign.models.families import FAMILIES
 from tests.models.families.published import (
@@ -33,7 +34,7 @@ def read(fields, **changes):
 
 def write(config):
     """config.json as it is saved."""
-    extra = {name: list(value) if isinstance(value, tuple) else value for name, value in config.extra}
+    extra = {name: thaw(value) for name, value in config.extra}
     family = FAMILIES[config.family]
     return json.loads(json.dumps({**extra, **family.write_config(config), "model_type": family.model_type}))
 
