@@ -193,6 +193,15 @@ CASES: Mapping[str, Mapping[str, Case]] = {
         "without_attention_biases_rope_linear": lambda: gpt_neox(
             attention_bias=False, rope_parameters=rope("linear", factor=2.5, partial_rotary_factor=0.5),
         ),
+        "rope_llama3_part_rotated": lambda: gpt_neox(
+            rope_parameters=rope(
+                "llama3", factor=8.0, low_freq_factor=1.0, high_freq_factor=4.0, original_max_position_embeddings=16,
+                partial_rotary_factor=0.75,
+            ),
+        ),
+        "rope_yarn_part_rotated": lambda: gpt_neox(
+            rope_parameters=rope("yarn", factor=4.0, original_max_position_embeddings=16, partial_rotary_factor=0.5),
+        ),
         "sequential_without_attention_biases_relu": lambda: gpt_neox(
             use_parallel_residual=False, attention_bias=False, num_attention_heads=4, hidden_act="relu",
         ),
@@ -217,15 +226,19 @@ CASES: Mapping[str, Mapping[str, Case]] = {
 
 
 def build(family: str, name: str, dtype: "torch.dtype | None" = None) -> "transformers.PreTrainedModel":
-    """The case's model in evaluation mode, biases and norms random too: their constants would hide a swap.
+    """The case's model in evaluation mode; ``dtype``: of the parameters, None = float32."""
+    import torch
 
-    ``dtype``: of the parameters; None = float32.
-    """
+    return randomise(CASES[family][name]).to(dtype or torch.float32)
+
+
+def randomise(case: Case) -> "transformers.PreTrainedModel":
+    """A model in evaluation mode, always the same, biases and norms random too: their constants would hide a swap."""
     import torch
 
     torch.manual_seed(0)
-    model = CASES[family][name]().eval()
+    model = case().eval()
     for parameter in model.parameters():
         if parameter.ndim == 1:
             parameter.data += 0.2 * torch.randn_like(parameter)
-    return model.to(dtype or torch.float32)
+    return model

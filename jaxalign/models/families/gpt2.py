@@ -125,4 +125,6 @@ FAMILY = Family(
     base_prefix="transformer.",
     classifier="GPT2ForSequenceClassification",
     ignored=(".attn.bias", ".attn.masked_bias"),
+    covers=("GPT-2: 124M to 1.5B", "DistilGPT-2"),
+    features=("fused projections", "learned positions", "biases", "tied or not"),
 )

@@ -190,6 +190,10 @@ FAMILY = Family(
     weights=weights,
     base_prefix="gpt_neox.",
     classifier="GPTNeoXForSequenceClassification",
-    # Masks and rotary tables of old files; a tied model's unembedding, stored twice.
-    ignored=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq", "embed_out.weight"),
-)
+    ignored=(".attention.bias", ".attention.masked_bias", ".rotary_emb.inv_freq"),
+    covers=("Pythia: 14M to 12B", "GPT-NeoX-20B", "Dolly 2"),
+    features=(
+        "parallel or sequential residuals", "part of each head rotated", "fused projections",
+        "RoPE scaling: linear, llama3, yarn", "with or without attention biases", "tied or not",
+    ),
+)  # fmt: skip

@@ -126,4 +126,6 @@ FAMILY = Family(
     base_prefix="transformer.",
     classifier="GPTJForSequenceClassification",
     ignored=(".attn.bias", ".attn.masked_bias"),
+    covers=("GPT-J 6B",),
+    features=("parallel block with one norm", "part of each head rotated, in neighbouring pairs", "bias of the logits"),
 )

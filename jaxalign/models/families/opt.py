@@ -1,4 +1,4 @@
-"""OPT in all its sizes: learned positions from row 2 of their table, biases everywhere (Galactica: nowhere).
+"""OPT in all its sizes: learned positions from row 2 of their table, biases everywhere or nowhere.
 
 OPT-350m is a model of its own: norms after the residual sums, none at the end, and embeddings of another width that are
 projected in and out.
@@ -90,7 +90,6 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
         "_remove_final_layer_norm": pre_norm and not config.final_norm,
         "activation_function": ACTIVATION_TO_HF[config.activation],
         "enable_bias": config.mlp_bias,
-        "layer_norm_elementwise_affine": True,
         "tie_word_embeddings": config.tied_embeddings,
     }
     return held(config, written, read_config)
@@ -134,4 +133,9 @@ FAMILY = Family(
     base_prefix="model.",
     classifier="OPTForSequenceClassification",
     ignored=("decoder.version",),
-)
+    covers=("OPT: 125M, 350M, 1.3B to 66B", "OPT-IML"),
+    features=(
+        "learned positions from row 2", "norms before or after", "projected embeddings", "with or without biases",
+        "without the final norm", "tied or not",
+    ),
+)  # fmt: skip
