@@ -1,7 +1,7 @@
 """Which number has which dtype: casts of parameter trees, and updates of bfloat16 parameters that lose nothing.
 
 A bfloat16 number keeps 8 bits: an update below 1/512 of a weight, rounded to nearest, leaves the weight as it was,
-however often it comes. Rounded stochastically it is applied with the right probability, so the mean is exact.
+however often it comes. Rounded stochastically it moves the weight with the right probability, so the mean is exact.
 """
 
 from typing import Any
@@ -12,28 +12,47 @@ import optax
 
 
 def cast_parameters(params: Any, dtype: Any) -> Any:
-    """Return the tree with its floating leaves in ``dtype``, those of norms in float32; leaves that fit are not copied.
+    """Return the tree with its matrices in ``dtype``, and norms, biases and score heads in float32.
 
-    A model reads its norms in float32 whatever it computes in, and casts every other leaf to the compute dtype at use.
-    So at compute dtype bfloat16 a bfloat16 tree made here gives the very numbers of the float32 tree it was made of.
+    A model reads norms and score heads in float32 whatever it computes in, and casts every other leaf to the compute
+    dtype at use. So with compute dtype bfloat16 a bfloat16 tree made here gives the very numbers of the float32 tree it
+    was made of; what stays float32 is a thousandth of a model.
+
+    Args:
+        params: a parameter tree; leaves that are not floating stay as they are, leaves that fit are not copied.
+        dtype: "float32" or "bfloat16".
     """
 
     def cast(path: Any, leaf: Any) -> Any:
-        if not jnp.issubdtype(jnp.result_type(leaf), jnp.floating):
+        if not is_floating(leaf):
             return leaf
-        wanted = jnp.float32 if _is_norm(path) else dtype
+        names = path_names(path)
+        wanted = jnp.float32 if "score" in names or is_norm_or_bias(names) else dtype
         return leaf if leaf.dtype == wanted else leaf.astype(wanted)
 
     return jax.tree_util.tree_map_with_path(cast, params)
 
 
-def _is_norm(path: Any) -> bool:
-    return any("norm" in str(getattr(entry, "key", getattr(entry, "name", ""))).lower() for entry in path)
+def path_names(path: Any) -> list[str]:
+    """The names along a leaf's path, in lower case."""
+    return [str(getattr(entry, "key", getattr(entry, "name", ""))).lower() for entry in path]
+
+
+def is_norm_or_bias(names: list[str]) -> bool:
+    """Whether these are the names of a norm's or a bias's leaf."""
+    return any("norm" in name for name in names) or (bool(names) and names[-1].endswith(("bias", "scale")))
+
+
+def is_floating(leaf: Any) -> bool:
+    """Whether a leaf is an array of floating numbers, neither integers nor keys."""
+    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
 def widen(tree: Any) -> Any:
     """Return the tree with its floating leaves in at least float32 (float64 stays float64)."""
-    return jax.tree.map(lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)), tree)
+    return jax.tree.map(
+        lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, jnp.float32)) if is_floating(leaf) else leaf, tree
+    )
 
 
 def round_stochastically(key: jax.Array, x: jax.Array) -> jax.Array:
@@ -59,45 +78,56 @@ def round_stochastically(key: jax.Array, x: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(x), rounded, x).astype(jnp.bfloat16)
 
 
-def in_float32(rule: optax.GradientTransformation) -> optax.GradientTransformationExtraArgs:
-    """Run an update rule on float32 views, whatever dtypes parameters and gradients have.
+def in_float32(
+    rule: optax.GradientTransformation, *, state_dtype: Any = "float32"
+) -> optax.GradientTransformationExtraArgs:
+    """Run an update rule on float32 views, whatever dtypes parameters, gradients and the rule's state have.
 
-    The rule's state, its arithmetic and its updates are float32 (float64 stays float64). The update of a bfloat16
-    parameter comes out as the difference to where stochastic rounding puts ``parameter + update``, so that
-    ``optax.apply_updates`` lands there. For float32 parameters this is ``rule`` itself.
+    The rule's arithmetic is float32 (float64 stays float64); between updates its state is kept in ``state_dtype``. The
+    update of a bfloat16 parameter comes out as the difference to where rounding puts ``parameter + update``, so that
+    ``optax.apply_updates`` lands there. bfloat16 is rounded stochastically, in parameters and in state: to nearest, a
+    moment of decay .99 stops up to a fifth short of its mean, and one of decay .999 never falls. With float32
+    everywhere this is ``rule`` itself.
 
-    ``update`` takes ``key=``, a typed key, new in every step; without one it refuses bfloat16 parameters.
+    Args:
+        rule: an optax transformation.
+        state_dtype: "float32" or "bfloat16": of the floating leaves of its state.
+
+    Returns:
+        An optax transformation whose ``update`` takes ``key=``, a typed key, new in every step; without one it refuses
+        (``TypeError``) what it would have to round.
     """
     inner = optax.with_extra_args_support(rule)
+    narrow = jnp.dtype(state_dtype) == jnp.bfloat16
+
+    def init(params: Any) -> Any:
+        state = inner.init(widen(params))
+        if not narrow:
+            return state
+        return jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16) if is_floating(leaf) else leaf, state)
 
     def update(grads: Any, state: Any, params: Any, *, key: jax.Array | None = None, **extra: Any) -> Any:
-        wide = widen(params)
-        updates, state = inner.update(widen(grads), state, wide, **extra)
+        updates, state = inner.update(widen(grads), widen(state), widen(params), **extra)
         leaves, structure = jax.tree.flatten(params)
-        moves = structure.flatten_up_to(updates)
-        for index, (leaf, old) in enumerate(zip(leaves, structure.flatten_up_to(wide), strict=True)):
-            if leaf.dtype != jnp.bfloat16:
-                continue
+        stored, state_structure = jax.tree.flatten(state)
+
+        def rounded(index: int, x: jax.Array) -> jax.Array:
             if key is None:
-                raise TypeError("an update of bfloat16 parameters is rounded stochastically: it needs key=")
-            new = round_stochastically(jax.random.fold_in(key, index), old + moves[index])
-            moves[index] = new.astype(old.dtype) - old
-        return structure.unflatten(moves), state
+                raise TypeError("an update in bfloat16 is rounded stochastically: it needs key=")
+            return round_stochastically(jax.random.fold_in(key, index), x)
 
-    return optax.GradientTransformationExtraArgs(lambda params: inner.init(widen(params)), update)
+        def landing(index: int, leaf: jax.Array, move: jax.Array) -> jax.Array:
+            if leaf.dtype != jnp.bfloat16:
+                return move
+            old = leaf.astype(jnp.float32)
+            return rounded(index, old + move).astype(jnp.float32) - old
 
+        moves = map(landing, range(len(leaves)), leaves, jax.tree.leaves(updates))
+        updates = jax.tree.unflatten(structure, list(moves))
+        if narrow:
+            numbered = enumerate(stored, len(leaves))
+            stored = [rounded(index, leaf) if is_floating(leaf) else leaf for index, leaf in numbered]
+            state = jax.tree.unflatten(state_structure, stored)
+        return updates, state
 
-def stored_in(dtype: Any, field: str, rule: optax.GradientTransformation) -> optax.GradientTransformation:
-    """Keep one field of a rule's state in ``dtype`` between updates; it is widened before the rule reads it.
-
-    optax's own ``mu_dtype`` multiplies in the narrow dtype, where a decay of .99 is .988.
-    """
-
-    def narrow(state: Any) -> Any:
-        return state._replace(**{field: jax.tree.map(lambda leaf: leaf.astype(dtype), getattr(state, field))})
-
-    def update(grads: Any, state: Any, params: Any = None) -> Any:
-        updates, state = rule.update(grads, state._replace(**{field: widen(getattr(state, field))}), params)
-        return updates, narrow(state)
-
-    return optax.GradientTransformation(lambda params: narrow(rule.init(params)), update)
+    return optax.GradientTransformationExtraArgs(init, update)

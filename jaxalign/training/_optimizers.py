@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from jaxalign.errors import InputError
-from jaxalign.training._dtypes import in_float32, stored_in
+from jaxalign.training._dtypes import in_float32, is_norm_or_bias, path_names
 
 Schedule = Callable[[Any], Any]
 
@@ -43,8 +43,7 @@ class OptimizerConfig:
     epsilon: float = 1e-8
     """Added to the root of the second moment (adamw, rmsprop)."""
     state_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of the first moment (adamw) or the momentum buffer (rmsprop, sgd). Mean squares are float32 always: in
-    bfloat16 .999 v rounds to v, so they would never fall."""
+    """Type of the moments and the momentum buffer between updates; bfloat16 is rounded stochastically."""
 
     def __post_init__(self) -> None:
         for name, valid, allowed in (
@@ -71,8 +70,8 @@ class OptimizerConfig:
         for name in ("beta1", "beta2", "decay", "momentum", "epsilon"):
             if name not in read.get(self.optimizer, {name}) and getattr(self, name) != defaults[name]:
                 raise InputError(f"--{name}: not read by --optimizer {self.optimizer}; leave it out")
-        if self.state_dtype != "float32" and self.optimizer != "adamw" and not self.momentum:
-            raise InputError(f"--state-dtype: --optimizer {self.optimizer} has no such buffer without --momentum")
+        if self.state_dtype != "float32" and self.optimizer == "sgd" and not self.momentum:
+            raise InputError("--state-dtype: --optimizer sgd has no state without --momentum; leave it out")
         if self.schedule == "constant" and self.final_fraction:
             raise InputError("--final-fraction: not read by --schedule constant; leave it out")
 
@@ -113,9 +112,7 @@ def decay_mask(params: Any) -> Any:
     """
 
     def decays(path: Any, leaf: Any) -> bool:
-        names = [str(getattr(entry, "key", getattr(entry, "name", ""))).lower() for entry in path]
-        named = any("norm" in name for name in names) or (bool(names) and names[-1].endswith(("bias", "scale")))
-        return not named and jnp.ndim(leaf) > 1
+        return not is_norm_or_bias(path_names(path)) and jnp.ndim(leaf) > 1
 
     return jax.tree_util.tree_map_with_path(decays, params)
 
@@ -132,10 +129,9 @@ def make_optimizer(
       the quotient is accumulated;
     - sgd: ``b = momentum b + g``, ``p -= lr b``.
 
-    The arithmetic is float32 whatever the dtypes of parameters and gradients (float64 stays float64), and so is the
-    state, but for first moments and momentum in ``config.state_dtype``. bfloat16 parameters are rounded
-    stochastically; ``update`` then needs ``key=``, a typed key that is new in every step (``make_train_step`` gives
-    it).
+    The arithmetic is float32 whatever the dtypes of parameters and gradients (float64 stays float64), the state in
+    between is ``config.state_dtype``. bfloat16 parameters and state are rounded stochastically; ``update`` then needs
+    ``key=``, a typed key that is new in every step (``make_train_step`` gives it).
 
     Args:
         config: the optimizer's numbers.
@@ -148,17 +144,14 @@ def make_optimizer(
     schedule = make_schedule(config, total_steps)
     clip = [optax.clip_by_global_norm(config.clip_norm)] if config.clip_norm else []
     decay = [optax.add_decayed_weights(config.weight_decay, mask)] if config.weight_decay else []
-
-    def stored(field: str, rule: optax.GradientTransformation) -> optax.GradientTransformation:
-        return rule if config.state_dtype == "float32" else stored_in(config.state_dtype, field, rule)
-
-    momentum = [stored("trace", optax.trace(config.momentum))] if config.momentum else []
+    momentum = [optax.trace(config.momentum)] if config.momentum else []
     if config.optimizer == "adamw":
-        rule = [stored("mu", optax.scale_by_adam(config.beta1, config.beta2, config.epsilon)), *decay]
+        rule = [optax.scale_by_adam(config.beta1, config.beta2, config.epsilon), *decay]
     elif config.optimizer == "rmsprop":
         rule = [*decay, optax.scale_by_rms(config.decay, config.epsilon, eps_in_sqrt=False), *momentum]
     elif config.optimizer == "sgd":
         rule = [*decay, *momentum]
     else:
         raise InputError(f"--optimizer {config.optimizer}: expected adamw, rmsprop or sgd")
-    return in_float32(optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))), schedule
+    chain = optax.chain(*clip, *rule, optax.scale_by_learning_rate(schedule))
+    return in_float32(chain, state_dtype=config.state_dtype), schedule

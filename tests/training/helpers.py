@@ -58,7 +58,9 @@ def loss(params, frozen, batch, key, extra):
     return terms, {"accuracy": (jnp.sum(jnp.where(mask, policy > -2, 0)), jnp.sum(mask))}
 
 
-def setup(mesh="fsdp=1", *, accumulation=1, optimizer=None, loss=loss, extra=None, total_steps=20, **options):
+def setup(
+    mesh="fsdp=1", *, accumulation=1, optimizer=None, loss=loss, extra=None, total_steps=20, dtype=None, **options
+):
     """Return (step, state, frozen copy of the start, optimizer, shardings of the state) on this mesh."""
     mesh = parse_mesh(mesh)
     transformation, schedule = make_optimizer(
@@ -67,7 +69,9 @@ def setup(mesh="fsdp=1", *, accumulation=1, optimizer=None, loss=loss, extra=Non
     params = make_params()
     shardings = tree_shardings(AXES, params, mesh)
     layout = state_shardings(params, transformation, mesh=mesh, shardings=shardings, extra=extra)
-    state = create_state(params, transformation, jax.random.key(7), mesh=mesh, shardings=shardings, extra=extra)
+    state = create_state(
+        params, transformation, jax.random.key(7), mesh=mesh, shardings=shardings, dtype=dtype, extra=extra
+    )
     step = make_train_step(
         loss,
         transformation,

@@ -179,6 +179,7 @@ def test_the_schedule_drives_the_update():
         ({"weight_decay": -1.0}, "--weight-decay"),
         ({"momentum": 0.5}, "--momentum: not read by --optimizer adamw"),
         ({"optimizer": "rmsprop", "beta2": 0.95}, "--beta2: not read by --optimizer rmsprop"),
+        ({"optimizer": "sgd", "state_dtype": "bfloat16"}, "--state-dtype: --optimizer sgd has no state"),
         ({"final_fraction": 0.5}, "--final-fraction: not read by --schedule constant"),
     ],
 )
