@@ -41,7 +41,9 @@ def embed_tokens(
 
 
 def _lookup(table: jax.Array, ids: jax.Array) -> jax.Array:
-    return table.at[ids].get(mode="clip")
+    """Rows of the table; by way of float32, because the gradient adds up a row for every token that looked it up."""
+    wide = table.astype(jnp.promote_types(table.dtype, jnp.float32))
+    return wide.at[ids].get(mode="clip").astype(table.dtype)
 
 
 def _whole(mesh: AbstractMesh | None, table: jax.Array) -> jax.Array:

@@ -44,7 +44,13 @@ def project(
         inputs = x.ndim - 2
         low = jnp.tensordot(dropped, parameters["lora_a"].astype(x.dtype), inputs)
         y = y + config.lora.scale * jnp.tensordot(low, parameters["lora_b"].astype(x.dtype), 1)
-    return y + parameters["bias"].astype(x.dtype) if "bias" in parameters else y
+    return _plus_bias(y, parameters["bias"].astype(x.dtype)) if "bias" in parameters else y
+
+
+def _plus_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
+    """y + bias, by way of float32: the gradient of the bias, a sum over all tokens, is then a float32 sum."""
+    wide = jnp.promote_types(y.dtype, jnp.float32)
+    return (y.astype(wide) + bias.astype(wide)).astype(y.dtype)
 
 
 def _dropout(x: jax.Array, rate: float, part: str, keys: jax.Array) -> jax.Array:

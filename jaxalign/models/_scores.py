@@ -60,7 +60,9 @@ def _score(
     temperature: float,
     vocabulary_axis: str | None,
 ) -> jax.Array:
-    sources = jnp.take_along_axis(hidden, index[..., None], axis=1)
+    # By way of float32: where several targets have one source, its gradient is a sum.
+    wide = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
+    sources = jnp.take_along_axis(wide, index[..., None], axis=1).astype(hidden.dtype)
     return losses.fused_token_log_probs(
         sources,
         matrix.astype(hidden.dtype),
