@@ -15,7 +15,7 @@ __all__ = ["UNCHECKED", "FitConfig", "RunConfig"]
 # Fields that may change between a run and its continuation; any other change is an error.
 UNCHECKED = frozenset({
     "max_steps", "epochs", "save_every", "keep_checkpoints", "log_every", "eval_every", "tensorboard", "output_dir",
-    "mesh",
+    "mesh", "save_dtype",
 })  # fmt: skip
 
 
@@ -64,8 +64,8 @@ class FitConfig:
     """Type of activations and matrix products. Every reduction is float32 (norms, softmax, losses, the gradient's norm,
     sums over micro-batches), and so is the optimizer's arithmetic."""
     parameter_dtype: Literal["float32", "bfloat16"] = "float32"
-    """Type of what trains: float32 master weights, or bfloat16, rounded stochastically at every update (norms stay
-    float32)."""
+    """Type of what trains: float32 master weights, or bfloat16, rounded stochastically at every update (norms and
+    biases stay float32)."""
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
     """Type of frozen layers and of the reference; None = the model folder's own. bfloat16 changes no number where
     ``dtype`` is bfloat16 too."""

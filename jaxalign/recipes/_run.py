@@ -8,7 +8,7 @@ from typing import Any
 import jax
 
 from jaxalign import data, models, sharding, training
-from jaxalign.data import Counters, Example, Records
+from jaxalign.data import Counters, Example, Records, load_tokenizer
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._config import RunConfig
@@ -20,20 +20,6 @@ __all__ = ["load_tokenizer", "run_recipe"]
 logger = logging.getLogger(__name__)
 
 Build = Callable[[Records, Any], tuple[list[Example], Counters]]
-
-
-def load_tokenizer(folder_or_hub_id: str) -> Any:
-    """The tokenizer of a model folder or hub id, by transformers.
-
-    Raises ``InputError`` where there is none, or it would run code that comes with the model.
-    """
-    import transformers
-
-    try:
-        return transformers.AutoTokenizer.from_pretrained(folder_or_hub_id)
-    except Exception as error:  # transformers raises OSError, ValueError, KeyError, json errors: all "no tokenizer"
-        reason = " ".join(str(error).split())[:200] or type(error).__name__
-        raise InputError(f"{folder_or_hub_id}: no tokenizer that can be read ({reason})") from None
 
 
 def run_recipe(
@@ -67,10 +53,10 @@ def run_recipe(
         eval_examples = _examples(str(config.eval_dataset), eval_records, build, tokenizer, require_pairs)
 
     mesh = sharding.parse_mesh(config.mesh)
-    model_config, params = models.load_pretrained(config.model, dtype="float32", mesh=mesh)
+    model_config, params = models.load_pretrained(config.model, mesh=mesh)
     reference_params: Params | None = None
     if reference is not None:
-        reference_params = models.load_pretrained(reference, dtype="float32", mesh=mesh)[1]
+        reference_params = models.load_pretrained(reference, mesh=mesh)[1]
     # A folder of the same name may hold other weights by the time a run goes on.
     identity = {"tokenised data": data.fingerprint(examples), "weights of --model": _weights(params)}
     if reference_params is not None:
@@ -93,8 +79,15 @@ def run_recipe(
         _say(f"stopped at step {result.step}; the same command continues from there")
         return
     final = config.output_dir / "final"
-    models.save_pretrained(final, result.config.replace(compute_dtype="float32"), result.params, tokenizer)
-    _say(f"{result.step} steps done; the model is in {final}")
+    save_dtype = config.save_dtype or config.parameter_dtype
+    whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == save_dtype else leaf.astype(save_dtype), result.params)
+    models.save_pretrained(final, result.config.replace(compute_dtype="float32"), whole, tokenizer)
+    if result.lora is None or result.lora_config is None:
+        _say(f"{result.step} steps done; the model is in {final}")
+        return
+    adapter = config.output_dir / "adapter"
+    models.save_adapter(adapter, result.lora_config, result.lora, base_name=config.model)
+    _say(f"{result.step} steps done; the model is in {final}, its adapter alone in {adapter}")
 
 
 def _examples(name: str, records: Records, build: Build, tokenizer: Any, require_pairs: bool) -> list[Example]:
