@@ -19,6 +19,8 @@ class SampleConfig:
 
     model: str
     """Folder in Hugging Face format, or a hub id."""
+    adapter: str | None = None
+    """Folder or hub id of a LoRA adapter in PEFT's format, for this model."""
     prompt: tuple[str, ...] = ()
     """One or more prompts."""
     prompts: Path | None = None
@@ -66,6 +68,9 @@ def run(config: SampleConfig) -> None:
     from jaxalign.recipes import load_tokenizer
 
     model_config, params = models.load_pretrained(config.model)
+    if config.adapter is not None:
+        adapted, lora = models.load_adapter(config.adapter, model_config)
+        params = models.merge_lora(adapted, params, lora)
     model_config = model_config.replace(compute_dtype=config.dtype)
     tokenizer = load_tokenizer(config.model)
     encoder = data.Encoder(tokenizer)

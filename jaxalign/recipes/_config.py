@@ -69,6 +69,8 @@ class FitConfig:
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
     """Type of frozen layers and of the reference; None = the model folder's own. bfloat16 changes no number where
     ``dtype`` is bfloat16 too."""
+    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    """Which kernel attends: the platform's table decides, or one is named; one that cannot do it is an error."""
     remat: Literal["none", "full", "dots"] = "none"
     """What the backward pass computes again instead of keeping: nothing, whole layers, or all but matrix products."""
     mesh: str = ""
@@ -152,8 +154,9 @@ class RunConfig(FitConfig):
     dataset: str
     """JSONL, JSON, CSV or Parquet file, a saved dataset folder, or a hub id."""
     output_dir: Path
-    """Where checkpoints, metrics.jsonl, config.json and, at the end, the folder ``final`` go. The same command again
-    continues the run that is there."""
+    """Where checkpoints, metrics.jsonl, config.json and, at the end, the folder ``final`` go (with ``lora_rank``, the
+    merged model, and beside it ``adapter``, the adapter alone in PEFT's format). The same command again continues
+    the run that is there."""
     dataset_split: str = "train"
     """Split of the dataset."""
     dataset_limit: int | None = None
