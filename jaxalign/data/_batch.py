@@ -54,6 +54,9 @@ class Batch:
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Further arrays by name: ``trunk`` ``[B, T, D]``, ``reference_log_probs`` ``[B, S]``, ``margin`` ``[B, P]``,
     ``label`` ``[B, Q]``, ..."""
+    branched: bool = dataclasses.field(default=True, metadata={"static": True})
+    """Whether answers of one prompt may share a row; without them ``branch`` adds nothing to causality, and kernels that
+    know only packed examples will do. Static: one value for all batches of a source."""
 
     def replace(self, **changes: Any) -> Batch:
         """A copy with these fields changed."""
@@ -78,6 +81,8 @@ class BatchShape:
     """R, the rows an example takes in the "two_rows" layout (unused in "shared")."""
     layout: PairLayout = "shared"
     """"shared" = ``[prompt | chosen | rejected]`` in one row, "two_rows" = one row an answer."""
+    branched: bool = True
+    """Whether a row may hold several answers of one prompt: some example has them and the layout is "shared"."""
 
 
 def _fill(
@@ -192,4 +197,5 @@ def collate(
         sequence_mask=sequence_mask,
         record_ids=record_ids,
         extras=more,
+        branched=shape.branched,
     )

@@ -134,6 +134,7 @@ class BatchPlan:
             sequences=int(self._capacity[3]),
             examples=int(self._capacity[4]),
             answers=1 if layout == "shared" else int(sizes.sequences.max()),
+            branched=layout == "shared" and int(sizes.sequences.max()) > 1,
             layout=layout,
         )
         """The fixed shape of all rows."""

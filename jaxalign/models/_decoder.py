@@ -40,8 +40,10 @@ def init(config: ModelConfig, key: jax.Array, *, dtype: jnp.dtype | str = jnp.fl
     Returns:
         The parameter tree.
     """
-    keys = dict(zip(("tokens", "positions", "unembed", "layers", "project_in", "project_out", "score"),
-                    jax.random.split(key, 7), strict=True))  # fmt: skip
+    names = ("tokens", "positions", "unembed", "layers")
+    keys = dict(zip(names, jax.random.split(key, len(names)), strict=True))
+    for number, name in enumerate(("project_in", "project_out", "score")):  # rarer: they leave the others' keys alone
+        keys[name] = jax.random.fold_in(key, number)
     tables = {path: INIT_STD * jax.random.normal(keys[name], shape) for name, (path, shape) in _tables(config).items()}
     layer_keys = jax.random.split(keys["layers"], config.layers)
     stacks, start = {}, 0

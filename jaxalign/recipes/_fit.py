@@ -90,7 +90,7 @@ def fit(
       TrainingError: a loss or gradient that is not finite.
     """
     mesh = sharding.parse_mesh(config.mesh)
-    model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat)
+    model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
     split = split_model(model_config, params, config, mesh)
     objective = make_objective(split.config)
     _check_method(objective, config, reference)

@@ -66,5 +66,5 @@ def frozen_trunk(config: ModelConfig, own: Params, frozen: dict[str, Params], ba
         batch.tokens,
         positions=batch.positions,
         example=batch.example,
-        branch=batch.branch,
+        branch=batch.branch if batch.branched else None,
     )

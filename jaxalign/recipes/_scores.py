@@ -46,7 +46,7 @@ def score_targets(
         batch.tokens,
         positions=batch.positions,
         example=batch.example,
-        branch=batch.branch,
+        branch=batch.branch if batch.branched else None,
         trunk=trunk,
         dropout_keys=_dropout_keys(config, batch, dropout_key),
     )

@@ -211,3 +211,15 @@ def test_a_batch_is_a_pytree():
 def test_an_example_that_does_not_fit_together_is_refused(changes, message):
     with pytest.raises(ValueError, match=f"example 7: {message}"):
         PAIR.replace(**changes)
+
+
+def test_a_batch_knows_whether_answers_share_a_row():
+    """Static, so that a kernel can be chosen by it; one value for all batches of a source."""
+    for examples, layout, expected in (
+        ([PAIR, TEXT], "shared", True),
+        ([PAIR, TEXT], "two_rows", False),
+        ([TEXT, TEXT], "shared", False),
+    ):
+        batch = make_batches(examples, batch_size=1, num_epochs=1, layout=layout)[0]
+        assert batch.branched is expected
+        assert jax.tree.map(lambda leaf: leaf, batch).branched is expected
