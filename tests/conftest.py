@@ -1,7 +1,7 @@
 """Eight virtual CPU devices for every test, and a shared compilation cache.
 
-With ``JAXALIGN_TEST_PLATFORM=gpu`` the tests run on the GPUs that are there instead; those that need more devices are then
-skipped.
+With ``JAXALIGN_TEST_PLATFORM=gpu`` the tests run on the GPUs that are there instead; those that need more devices are
+then skipped.
 """
 
 import os

@@ -54,7 +54,8 @@ def cases() -> dict[str, View]:
 def main() -> None:
     keys = jax.random.split(jax.random.key(1), 4)
     shapes = [(ROWS, LENGTH, heads, SIZE) for heads in (HEADS, KV_HEADS, KV_HEADS, HEADS)]
-    *inputs, weights = (jax.random.normal(k, s).astype(jnp.bfloat16) for k, s in zip(keys, shapes, strict=True))
+    arrays = [jax.random.normal(k, s).astype(jnp.bfloat16) for k, s in zip(keys, shapes, strict=True)]
+    inputs, weights = tuple(arrays[:3]), arrays[3]
     failed = False
     for name, view in cases().items():
         results, times = {}, {}
@@ -62,7 +63,8 @@ def main() -> None:
             config = CONFIG.replace(attention=kernel)
 
             def total(inputs, view=view, config=config):
-                out = attend(config, *inputs, view)
+                query, key, value = inputs
+                out = attend(config, query, key, value, view)
                 return jnp.sum(out.astype(jnp.float32) * weights.astype(jnp.float32)), out
 
             run = jax.jit(jax.value_and_grad(total, has_aux=True))
@@ -87,8 +89,8 @@ def main() -> None:
 
 def _error(actual: jax.Array, expected: jax.Array) -> float:
     """Largest difference over the largest expected size."""
-    actual, expected = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
-    return float(np.max(np.abs(actual - expected)) / np.max(np.abs(expected)))
+    ours, theirs = np.asarray(actual, np.float64), np.asarray(expected, np.float64)
+    return float(np.max(np.abs(ours - theirs)) / np.max(np.abs(theirs)))
 
 
 if __name__ == "__main__":

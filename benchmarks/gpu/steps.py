@@ -10,6 +10,7 @@ import argparse
 import json
 import statistics
 import time
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,7 +24,7 @@ from jaxalign.recipes import PreferenceObjective, likelihood_objective, preferen
 WARM_UP = 2
 
 
-def model_config(name: str, *, attention: str, remat: str, dtype: str) -> models.ModelConfig:
+def model_config(name: str, *, attention: Any, remat: Any, dtype: Any) -> models.ModelConfig:
     """The shape as a decoder."""
     shape = SHAPES[name]
     neox = shape.model_type == "gpt_neox"
@@ -55,10 +56,10 @@ def make_batch(shape_name: str, task_name: str, rng: np.random.Generator) -> dat
     length = task.completion
     rows = []
     for _ in range(task.rows):
-        tokens, index = ids(length), np.arange(length, dtype=np.int32)
+        text, index = ids(length), np.arange(length, dtype=np.int32)
         rows.append([data.Example(
-            record_id=0, tokens=tokens, positions=index, branch=0 * index, source_index=index[:-1],
-            targets=tokens[1:], target_sequence=0 * index[1:], sequences=1, pairs=np.zeros((0, 2), np.int32),
+            record_id=0, tokens=text, positions=index, branch=0 * index, source_index=index[:-1],
+            targets=text[1:], target_sequence=0 * index[1:], sequences=1, pairs=np.zeros((0, 2), np.int32),
         )])  # fmt: skip
     shape = data.BatchShape(tokens=length, targets=length - 1, pairs=0, sequences=1, answers=1, layout="shared")
     return data.collate(rows, shape)

@@ -8,10 +8,12 @@ line.
 """
 
 import argparse
-import importlib.util
 import json
 import statistics
+import tempfile
 import time
+from importlib import metadata
+from typing import Any
 
 import torch
 import transformers
@@ -21,24 +23,25 @@ from benchmarks.gpu._workloads import SHAPES, TASKS, tokens_a_step, utilisation
 WARM_UP = 2
 
 
-def make_model(name: str, dtype: torch.dtype) -> torch.nn.Module:
+def make_model(name: str, dtype: torch.dtype) -> Any:
     """Random weights of the shape, on the GPU."""
     shape = SHAPES[name]
-    common = {
+    common: dict[str, Any] = {
         "vocab_size": shape.vocab_size, "hidden_size": shape.width, "intermediate_size": shape.mlp_width,
         "num_hidden_layers": shape.layers, "num_attention_heads": shape.heads, "max_position_embeddings": 2048,
         "tie_word_embeddings": shape.tied,
     }  # fmt: skip
     if shape.model_type == "llama":
-        config = transformers.LlamaConfig(**common, num_key_value_heads=shape.kv_heads, head_dim=shape.head_dim)
+        common |= {"num_key_value_heads": shape.kv_heads, "head_dim": shape.head_dim}
     else:
-        config = transformers.GPTNeoXConfig(**common, rotary_pct=0.25)
+        common |= {"rotary_pct": 0.25}
+    config = transformers.AutoConfig.for_model(shape.model_type, **common)
     torch.manual_seed(0)
     with torch.device("cuda"):
         return transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, attn_implementation="sdpa")
 
 
-def answer_log_probs(model: torch.nn.Module, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
+def answer_log_probs(model: Any, tokens: torch.Tensor, prompt: int) -> torch.Tensor:
     """Summed log-probabilities of what follows the prompt, ``[B]``."""
     hidden = model.base_model(tokens).last_hidden_state[:, max(prompt - 1, 0) : -1]
     logits = model.get_output_embeddings()(hidden).float()
@@ -103,7 +106,7 @@ def trl_loop(args: argparse.Namespace) -> list[float]:
             times.append(time.perf_counter() - self.start)
 
     common = {
-        "output_dir": "/tmp/trl", "max_steps": args.steps, "per_device_train_batch_size": task.rows, "bf16": True,
+        "output_dir": tempfile.mkdtemp(), "max_steps": args.steps, "per_device_train_batch_size": task.rows, "bf16": True,
         "gradient_checkpointing": True, "report_to": "none", "save_strategy": "no", "logging_steps": 10**6,
         "learning_rate": 1e-6, "max_length": task.prompt + task.completion, "optim": "adamw_torch_fused",
     }  # fmt: skip
@@ -132,6 +135,13 @@ def trl_loop(args: argparse.Namespace) -> list[float]:
     return times
 
 
+def _installed(package: str) -> bool:
+    try:
+        return bool(metadata.version(package))
+    except metadata.PackageNotFoundError:
+        return False
+
+
 def _word_tokenizer(words: int) -> transformers.PreTrainedTokenizerFast:
     """A number a word, so that text of n words is n tokens."""
     from tokenizers import Tokenizer, models, pre_tokenizers
@@ -148,7 +158,7 @@ def main() -> None:
     parser.add_argument("--task", choices=TASKS, required=True)
     parser.add_argument("--steps", type=int, default=12)
     args = parser.parse_args()
-    has_trl = all(importlib.util.find_spec(name) is not None for name in ("trl", "datasets"))
+    has_trl = _installed("trl") and _installed("datasets")
     times = trl_loop(args) if has_trl else plain_loop(args)
     median = statistics.median(times[WARM_UP:])
     device = torch.cuda.get_device_name()

@@ -55,8 +55,8 @@ class Batch:
     """Further arrays by name: ``trunk`` ``[B, T, D]``, ``reference_log_probs`` ``[B, S]``, ``margin`` ``[B, P]``,
     ``label`` ``[B, Q]``, ..."""
     branched: bool = dataclasses.field(default=True, metadata={"static": True})
-    """Whether answers of one prompt may share a row; without them ``branch`` adds nothing to causality, and kernels that
-    know only packed examples will do. Static: one value for all batches of a source."""
+    """Whether answers of one prompt may share a row; without them ``branch`` adds nothing to causality, and kernels
+    that know only packed examples will do. Static: one value for all batches of a source."""
 
     def replace(self, **changes: Any) -> Batch:
         """A copy with these fields changed."""

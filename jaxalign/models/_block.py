@@ -1,7 +1,6 @@
 """One transformer layer: a Linen module, so a stateless description whose parameters are a plain tree."""
 
 import math
-from typing import Any
 
 import flax.linen as nn
 import jax
@@ -91,7 +90,7 @@ class Block(nn.Module):
             view: rotary tables and visibility; its ``visible`` is ``[B or 1, T, S]``: S = T without a cache, the
                 cache's columns C with one.
             cache: keys and values of all layers; ``layer`` says which is this one's, ``column`` where to write.
-            dropout_keys: a typed key a token ``[B, T]``, this layer's own, for adapters with dropout; None = no dropout.
+            dropout_keys: a typed key a token ``[B, T]``, this layer's own, for adapters with dropout; None = none.
         """
         config = self.config
 

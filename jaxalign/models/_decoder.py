@@ -213,14 +213,15 @@ def _views(
 ) -> tuple[jax.Array, dict[int | None, View]]:
     """Positions ``[B, T]`` (``[1, T]`` where nothing distinguishes the rows) and a view a window."""
     length = tokens.shape[-1]
-    flat = [None if ids is None else ids.reshape(-1, length) for ids in (positions, example, branch)]
-    if flat[0] is None:
+    example, branch = (None if ids is None else ids.reshape(-1, length) for ids in (example, branch))
+    if positions is None:
         plain = jnp.ones((1, length), jnp.int32)
-        ids = plain if flat[1] is None else flat[1]
-        flat[0] = default_positions(*jnp.broadcast_arrays(ids, 0 * plain if flat[2] is None else flat[2]))
+        examples, branches = plain if example is None else example, 0 * plain if branch is None else branch
+        positions = default_positions(*jnp.broadcast_arrays(examples, branches))
+    positions = positions.reshape(-1, length)
     if attention_mask is not None:
         attention_mask = attention_mask.reshape(-1, *attention_mask.shape[-2:])
-    return flat[0], views(config, *flat, attention_mask)
+    return positions, views(config, positions, example, branch, attention_mask)
 
 
 def _embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:

@@ -35,8 +35,8 @@ def embed_tokens(
     if config.embedding_width is not None:
         hidden = hidden @ tables["project_in"].astype(config.compute_dtype)
     if config.position == "learned":
-        rows = positions + config.position_offset
-        hidden = hidden + _lookup(_whole(mesh, tables["positions"]), rows).astype(config.compute_dtype)
+        index = positions + config.position_offset
+        hidden = hidden + _lookup(_whole(mesh, tables["positions"]), index).astype(config.compute_dtype)
     return hidden
 
 

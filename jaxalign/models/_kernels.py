@@ -1,8 +1,8 @@
 """Which kernel attends, by platform: one table.
 
     xla     everywhere, any mask, soft-caps: ``_attention.attention``
-    cudnn   NVIDIA GPUs, bfloat16 or float16, head size a multiple of 8 up to 128 (256 on Hopper and later), no soft-cap;
-            causal and windowed masks natively, any other as an additive bias
+    cudnn   NVIDIA GPUs, bfloat16 or float16, head size a multiple of 8 up to 128 (256 on Hopper and later), no
+            soft-cap; causal and windowed masks natively, any other as an additive bias
     splash  TPUs (Pallas), masks that are causal by index within an example, rows a multiple of 128 tokens
 
 ``auto`` takes a platform's own kernel where it makes the mask natively and XLA elsewhere; naming a kernel that cannot

@@ -57,7 +57,8 @@ class Staging:
             self.do(lambda part=part: part(opened[0]))  # type: ignore[misc]
         if opened:
             # To the disk before an older file is replaced; some file systems say only now that there is no space.
-            self.do(lambda: (opened[0].flush(), os.fsync(opened[0].fileno())))
+            self.do(opened[0].flush)
+            self.do(lambda: os.fsync(opened[0].fileno()))
             try:
                 opened[0].close()
             except OSError as error:

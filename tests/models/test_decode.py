@@ -53,7 +53,8 @@ def test_unstacking_casts_once_to_the_compute_dtype():
     prepared = models.unstack(config, random_params(LLAMA))
     assert len(prepared["blocks"]) == config.layers
     kernels = [leaf for leaf in jax.tree.leaves(prepared["blocks"]) if leaf.ndim > 1]
-    assert kernels and {leaf.dtype for leaf in kernels} == {jnp.dtype(jnp.bfloat16)}
+    assert kernels
+    assert {leaf.dtype for leaf in kernels} == {jnp.dtype(jnp.bfloat16)}
     assert prepared["final_norm"]["scale"].dtype == jnp.float32, "norms are computed in float32, as in training"
     assert models.init_cache(config, 1, 2).keys[0].dtype == jnp.bfloat16
 

@@ -268,8 +268,8 @@ MIXES = {
     "row-wise": (objective(*ROW_WISE, loss_weights=(0.05,) * len(ROW_WISE)), {"accumulation": 3}),
     "coupled": (objective(*COUPLED), {}),
     "WPO, LD-DPO, forward KL": (
-        # The weights are some e^-12 in a vocabulary of 304; larger steps multiply their rounding (they are exponentials of
-        # sums of some -12 nats, so known to 1e-6) past the tolerance within five updates.
+        # The weights are some e^-12 in a vocabulary of 304; larger steps multiply their rounding (exponentials of sums
+        # of some -12 nats are known to 1e-6) past the tolerance within five updates.
         objective(
             "sigmoid", loss_weights=(3e4,), length_desensitised=0.2, policy_weighting=True, divergence="forward_kl"
         ),

@@ -49,8 +49,8 @@ SHAPES = {
     ),
     "gpt2": models.ModelConfig(
         vocab_size=VOCABULARY, width=16, layers=3, heads=4, kv_heads=4, head_dim=4, mlp_width=64, max_positions=64,
-        family="gpt2", norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False, attention_bias=True, attention_output_bias=True,
-        mlp_bias=True, tied_embeddings=True,
+        family="gpt2", norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False, attention_bias=True,
+        attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
     ),
 }  # fmt: skip
 

@@ -11,8 +11,8 @@ LLAMA = models.ModelConfig(
 )
 GPT2 = models.ModelConfig(
     family="gpt2", vocab_size=270, width=24, layers=2, heads=3, kv_heads=3, head_dim=8, mlp_width=64, max_positions=96,
-    norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False, attention_bias=True, attention_output_bias=True, mlp_bias=True,
-    tied_embeddings=True,
+    norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False, attention_bias=True,
+    attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
 )  # fmt: skip
 FAMILIES = {"llama": LLAMA, "gpt2": GPT2}
 
