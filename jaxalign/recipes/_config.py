@@ -67,8 +67,8 @@ class FitConfig:
     """Type of what trains: float32 master weights, or bfloat16, rounded stochastically at every update (norms and
     biases stay float32)."""
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of frozen layers and of the reference; None = the model folder's own. bfloat16 changes no number where
-    ``dtype`` is bfloat16 too."""
+    """Type of frozen layers and of the reference; None = the model folder's own. bfloat16 needs ``dtype`` bfloat16 and
+    then changes no number of the run; ``final`` holds frozen layers as they are then, rounded."""
     attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
     """Which kernel attends: the platform's table decides, or one is named; one that cannot do it is an error."""
     remat: Literal["none", "full", "dots"] = "none"
@@ -96,6 +96,8 @@ class FitConfig:
         if self.cache_trunk and not self.frozen_layers:
             raise InputError("--cache-trunk: nothing to cache without --frozen-layers")
         self._check_lora()
+        if self.frozen_dtype == "bfloat16" and self.dtype == "float32":
+            raise InputError("--frozen-dtype: bfloat16 would round what --dtype float32 computes with")
         if self.row_length is not None and not self.packing:
             raise InputError("--row-length: rows are as long as the longest example without --packing")
 

@@ -1,7 +1,15 @@
-"""Which number has which dtype: casts of parameter trees, and updates of bfloat16 parameters that lose nothing.
+"""Which number has which dtype, and updates in bfloat16 that lose nothing.
+
+What trains               float32 (master weights) or bfloat16; norms, biases and score heads float32
+Activations, products     float32 or bfloat16; products accumulate in float32
+Other sums                float32: norms, softmax, losses, gradients of biases and embeddings, micro-batches, global norm
+An update's arithmetic    float32
+The optimizer's state     float32 or bfloat16
+What is frozen            as it was loaded, or bfloat16
 
 A bfloat16 number keeps 8 bits: an update below 1/512 of a weight, rounded to nearest, leaves the weight as it was,
-however often it comes. Rounded stochastically it moves the weight with the right probability, so the mean is exact.
+however often it comes. Rounded stochastically it moves the weight with the right probability, so the mean is exact
+(Gupta et al. 2015, arXiv 1502.02551, section 3.1).
 """
 
 from typing import Any

@@ -293,6 +293,7 @@ def test_settings_that_do_not_fit_are_refused(pairs, changes, message):
         ({"frozen_layers": -1}, "--frozen-layers: must be at least 0, is -1"),
         ({"seed": -1}, "--seed: must be at least 0, is -1"),
         ({"cache_trunk": True}, "--cache-trunk: nothing to cache without --frozen-layers"),
+        ({"frozen_dtype": "bfloat16"}, "--frozen-dtype: bfloat16 would round what --dtype float32 computes with"),
         ({"row_length": 64}, "--row-length: rows are as long as the longest example without --packing"),
     ],
 )
