@@ -6,7 +6,7 @@ from typing import Any
 
 @dataclass(frozen=True)
 class JsonObject:
-    """A JSON object as a hashable value; ``thaw`` gives the dict back."""
+    """A JSON object as a hashable value, whatever order its names stand in; ``thaw`` gives the dict back."""
 
     items: tuple[tuple[str, Any], ...]
 
@@ -14,7 +14,7 @@ class JsonObject:
 def freeze(value: Any) -> Any:
     """A JSON value with tuples for its lists and ``JsonObject`` for its objects."""
     if isinstance(value, dict):
-        return JsonObject(tuple((name, freeze(inner)) for name, inner in value.items()))
+        return JsonObject(tuple((name, freeze(inner)) for name, inner in sorted(value.items())))
     if isinstance(value, list | tuple):
         return tuple(freeze(inner) for inner in value)
     return value

@@ -1,5 +1,6 @@
 """Weights in: from the safetensors files of a folder straight to where the parameters lie."""
 
+import functools
 import os
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +10,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import NamedSharding
 
 from jaxalign.errors import InputError
 from jaxalign.models._axes import logical_axes
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._config_file import read_config
 from jaxalign.models._copy import copy_into, empty
-from jaxalign.models._decoder import Params, init
+from jaxalign.models._decoder import Params
 from jaxalign.models._hub import local_folder
 from jaxalign.models._safetensors import TensorFolder
 from jaxalign.models.families import Family, Weight
-from jaxalign.sharding import make_from_shards, tree_shardings
+from jaxalign.sharding import make_from_shards, partition_spec
 
 THREADS = 8
 CHUNK = 64 << 20  # bytes of a tensor that one thread copies at a time
@@ -65,8 +67,7 @@ def load_pretrained(
     tensors = TensorFolder(folder)
     table = family.weights(config)
     names = _names_in_file(family, config, table, tensors)
-    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
-    shardings = None if mesh is None else tree_shardings(logical_axes(config), shapes, mesh)
+    axes = None if mesh is None else logical_axes(config)
 
     params: Params = {}
     for weight in table:
@@ -74,8 +75,10 @@ def load_pretrained(
         for part, leaf in enumerate(weight.leaves):
             path = ("stacks", "0", *leaf) if weight.per_layer else leaf
             reader = _Leaf(tensors, weight, part, files, _dtype(tensors, files, dtype))
-            sharding = None if shardings is None else get(shardings, path)
-            array = make_from_shards(get(shapes, path).shape, reader.dtype, sharding, reader.read)
+            sharding = None
+            if mesh is not None:
+                sharding = NamedSharding(mesh, partition_spec(get(axes, path), reader.shape, mesh))
+            array = make_from_shards(reader.shape, reader.dtype, sharding, reader.read)
             _set(params, path, array)
     return config, params
 
@@ -98,6 +101,8 @@ class _Leaf:
     def __init__(self, tensors: TensorFolder, weight: Weight, part: int, files: list[str], dtype: np.dtype) -> None:
         self._tensors, self._weight, self._part, self._files = tensors, weight, part, files
         self.dtype = dtype
+        inner = weight.split(tensors.view(files[0], weight.shape))[part].shape
+        self.shape: tuple[int, ...] = (len(files), *inner) if weight.per_layer else inner
 
     def read(self, region: Region) -> np.ndarray:
         """The values of a region of the leaf, layers first where it has one a layer."""
@@ -171,7 +176,7 @@ def _prefixes_inside(family: Family, found: set[str]) -> Mapping[str, str]:
 def _dtype(tensors: TensorFolder, files: list[str], dtype: Any) -> np.dtype:
     """The dtype asked for, or one that holds what all layers have."""
     if dtype is None:
-        dtype = jnp.result_type(*{tensors.dtype(name) for name in files})
+        dtype = functools.reduce(jnp.promote_types, {tensors.dtype(name) for name in files})
     return np.dtype(jax.dtypes.canonicalize_dtype(dtype))
 
 

@@ -1,11 +1,11 @@
 """Weights out: a Hugging Face folder, streamed tensor by tensor, that replaces an older one only when it is whole."""
 
+import functools
 import json
 import math
 import re
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -117,10 +117,10 @@ def _plan(config: ModelConfig, table: tuple[Weight, ...], params: Params) -> lis
 
 
 def _tensor(weight: Weight, name: str, leaves: list[Any], row: int | None) -> _Tensor:
-    dtype = np.dtype(jnp.result_type(*leaves))
+    dtype = np.dtype(functools.reduce(jnp.promote_types, {np.dtype(leaf.dtype) for leaf in leaves}))
     if dtype not in NAMES:
         raise InputError(f"params: {name} is {dtype}; parameters are saved as {', '.join(map(str, NAMES))}")
-    return _Tensor(name, weight.shape, dtype, partial(_join, weight, leaves, row, dtype))
+    return _Tensor(name, weight.shape, dtype, functools.partial(_join, weight, leaves, row, dtype))
 
 
 def _join(weight: Weight, leaves: list[Any], row: int | None, dtype: np.dtype) -> np.ndarray:
@@ -167,8 +167,8 @@ def _weight_files(folder: Path) -> set[str]:
 
 def _main_dtype(params: Params) -> str:
     try:
-        return str(jnp.result_type(params["embed"]["tokens"]))
-    except (KeyError, TypeError):
+        return str(params["embed"]["tokens"].dtype)
+    except (KeyError, AttributeError):
         return "float32"  # _check_tree says what is wrong
 
 
