@@ -20,7 +20,7 @@ compensation, where a second bfloat16 holds what the first could not.
 import argparse
 import json
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -36,7 +36,7 @@ from jaxalign.training import OptimizerConfig
 
 YARDSTICK = "float32 master weights"
 # Name -> (compute, parameters, optimizer state, how an update is applied)
-CHOICES = {
+CHOICES: dict[str, tuple[Any, str, Any, str]] = {
     "all float32": ("float32", "float32", "float32", "jaxalign"),
     YARDSTICK: ("bfloat16", "float32", "float32", "jaxalign"),
     "the same, bfloat16 optimizer state": ("bfloat16", "float32", "bfloat16", "jaxalign"),
@@ -100,7 +100,9 @@ def examples(tokenizer: Any, texts: tuple[str, ...], length: int, curl: bool) ->
     return data.build_examples(records, tokenizer, kind="text", truncation=data.Truncation(max_length=length))[0]
 
 
-def run(name: str, options: argparse.Namespace, loaded: Any, rows: tuple[list, list], seed: int) -> dict[str, Any]:
+def run(
+    name: str, options: argparse.Namespace, loaded: Any, rows: Sequence[list[data.Example]], seed: int
+) -> dict[str, Any]:
     """Train one choice; its losses, its held-out loss, its bytes a parameter."""
     compute, parameter_dtype, state_dtype, applied = CHOICES[name]
     config, params, _ = loaded
@@ -118,7 +120,7 @@ def run(name: str, options: argparse.Namespace, loaded: Any, rows: tuple[list, l
     layout = training.state_shardings(params, rule, mesh=mesh, shardings=layout_of)
     objective = recipes.likelihood_objective(config)
     step = training.make_train_step(objective.loss, rule, mesh=mesh, state_shardings=layout, schedule=schedule)
-    frozen = {"base": {}, "reference": {}}
+    frozen: dict[str, Any] = {"base": {}, "reference": {}}
 
     def batches(some: list, **more: Any) -> Iterator[Any]:
         return data.make_iterator(data.make_batches(some, batch_size=options.batch_size, seed=seed, **more))

@@ -2,7 +2,7 @@
 
 What trains               float32 (master weights) or bfloat16; norms, biases and score heads float32
 Activations, products     float32 or bfloat16; products accumulate in float32
-Other sums                float32: norms, softmax, losses, gradients of biases and embeddings, micro-batches, global norm
+Other sums                float32: norms, softmax, losses, gradients of biases and embeddings, over micro-batches
 An update's arithmetic    float32
 The optimizer's state     float32 or bfloat16
 What is frozen            as it was loaded, or bfloat16
