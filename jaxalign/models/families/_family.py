@@ -246,10 +246,3 @@ def read_extra(
                 "remove it if it does not"
             )
     return tuple(extra.items())
-
-
-def require_choices(config: ModelConfig, family: str, choices: Mapping[str, Any]) -> None:
-    """Raise InputError where a config cannot be written as this family."""
-    for field, value in choices.items():
-        if getattr(config, field) != value:
-            raise InputError(f"a {family} folder cannot hold ModelConfig.{field} = {getattr(config, field)!r}")
