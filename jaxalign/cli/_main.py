@@ -29,6 +29,7 @@ COMMANDS = {
     "sft": _Command("fine-tune on demonstrations", "jaxalign.recipes.sft", "SFTConfig", "run"),
     "dpo": _Command("train on preference pairs: DPO and its variants", "jaxalign.recipes.dpo", "DPOConfig", "run"),
     "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
+    "convert": _Command("read a model, check it, write it anew", "jaxalign.cli._convert", "ConvertConfig", "run"),
 }
 
 # Exit statuses: 2 = the input is wrong, 1 = the run failed, 130 = interrupted.

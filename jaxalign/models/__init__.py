@@ -20,6 +20,7 @@ from jaxalign.models._peft import load_adapter, save_adapter
 from jaxalign.models._rope import RopeScaling
 from jaxalign.models._save import save_pretrained
 from jaxalign.models._scores import target_log_probs
+from jaxalign.models._tokenizer_files import TokenizerFiles
 from jaxalign.models.encoders import EncoderConfig
 
 __all__ = [
@@ -30,6 +31,7 @@ __all__ = [
     "LoRA",
     "ModelConfig",
     "RopeScaling",
+    "TokenizerFiles",
     "apply",
     "classify",
     "combine",

@@ -9,21 +9,25 @@ from jaxalign.errors import InputError
 from jaxalign.models._refusals import not_a_folder, pickled
 
 CONFIGS = ["*.json", "*.jinja"]
-EVERYTHING = [*CONFIGS, "*.safetensors", "merges.txt", "vocab.txt", "*.model"]
+TOKENIZER = [*CONFIGS, "merges.txt", "vocab.txt", "*.model"]
+EVERYTHING = [*TOKENIZER, "*.safetensors"]
 # The same weights once more (other formats, halves for diffusers) and training leftovers.
 ELSEWHERE = ["*/*.safetensors", "*/*.json", "consolidated*", "*.fp16.safetensors"]
 HUB_ID = re.compile(r"[\w-][\w.-]*(/[\w.-]+)?")
 SECONDS = 10.0  # to wait for the hub's first answer
 
 
-def local_folder(name: str | Path, *, weights: bool = True, revision: str | None = None) -> Path:
+def local_folder(
+    name: str | Path, *, weights: bool = True, tokenizer: bool = False, revision: str | None = None
+) -> Path:
     """The local folder of a model, downloaded to the hub's cache first if the name is a hub id.
 
     Offline (``HF_HUB_OFFLINE``, or no network) the cache is what there is.
 
     Args:
         name: a local folder or a hub id.
-        weights: False leaves the weights on the hub: configs are enough.
+        weights: False leaves the weights on the hub: configs are enough ...
+        tokenizer: ... or configs and the tokenizer.
         revision: of a hub id: a branch, a tag or a commit.
 
     Raises:
@@ -46,7 +50,7 @@ def local_folder(name: str | Path, *, weights: bool = True, revision: str | None
             huggingface_hub.snapshot_download(
                 name,
                 revision=revision,
-                allow_patterns=EVERYTHING if weights else CONFIGS,
+                allow_patterns=EVERYTHING if weights else TOKENIZER if tokenizer else CONFIGS,
                 ignore_patterns=ELSEWHERE,
                 etag_timeout=SECONDS,
             )

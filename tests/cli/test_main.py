@@ -35,7 +35,9 @@ def test_every_flag_has_its_help(command, shell):
     status, output, errors = shell(command, "--help")
     assert (status, errors) == (0, "")
     assert output.startswith(f"usage: jaxalign {command}")
-    for flag in ("--model", "--seed", "--dtype", *(("--learning-rate", "--mesh") if command != "sample" else ())):
+    of_runs = ("--seed", "--learning-rate", "--mesh")
+    own = {"sample": ("--seed",), "convert": ("--output-dir", "--max-shard-size")}
+    for flag in ("--model", "--dtype", *own.get(command, of_runs)):
         assert flag in output
     assert "Folder in Hugging Face format, or a hub id." in " ".join(output.split())
 
