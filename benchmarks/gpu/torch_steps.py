@@ -107,7 +107,8 @@ def trl_loop(args: argparse.Namespace) -> list[float]:
 
     common = {
         "output_dir": tempfile.mkdtemp(), "max_steps": args.steps, "per_device_train_batch_size": task.rows,
-        "bf16": True, "gradient_checkpointing": True, "report_to": "none", "save_strategy": "no", "logging_steps": 10**6,
+        "bf16": True, "gradient_checkpointing": True, "report_to": "none", "save_strategy": "no",
+        "logging_steps": 10**6,
         "learning_rate": 1e-6, "max_length": task.prompt + task.completion, "optim": "adamw_torch_fused",
     }  # fmt: skip
     count = args.steps * task.rows
