@@ -6,7 +6,8 @@
 Every reading is a process of its own. ``imports`` is the time until the library (and the model's code) is imported,
 ``load`` the reading, ``touch`` one pass over every parameter afterwards (the largest value): transformers maps
 the file and leaves its reading to the first use, so load + touch is what a program waits for. Peak memory is the
-process's (``ru_maxrss``), and what it grew by since the imports. The file is in the system's cache on both sides.
+process's (``ru_maxrss``), and what it grew by since the imports. The file is in the system's cache on both sides. CPU
+seconds stand beside the wall clock: on a busy machine they are the steadier figure.
 """
 
 import argparse
@@ -28,6 +29,7 @@ FIGURES = {
     "imports_s": "imports, s",
     "load_s": "load, s",
     "ready_s": "load + touch, s",
+    "cpu_s": "load + touch, CPU s",
     "whole_s": "whole process, s",
     "peak_mb": "peak memory, MB",
     "grown_mb": "of which since the imports, MB",
@@ -43,7 +45,7 @@ def measure_ours(folder: str, dtype: str) -> dict[str, Any]:
     from jaxalign import models
 
     jax.devices()
-    imported, before = time.perf_counter(), peak_mb()
+    imported, before = time.perf_counter(), (peak_mb(), time.process_time())
     _, params = models.load_pretrained(folder, dtype=dtype)
     jax.block_until_ready(params)
     loaded = time.perf_counter()
@@ -58,7 +60,7 @@ def measure_theirs(folder: str, dtype: str) -> dict[str, Any]:
     import transformers
     import transformers.models.llama.modeling_llama
 
-    imported, before = time.perf_counter(), peak_mb()
+    imported, before = time.perf_counter(), (peak_mb(), time.process_time())
     model = transformers.AutoModelForCausalLM.from_pretrained(folder, dtype=getattr(torch, dtype))
     loaded = time.perf_counter()
     with torch.no_grad():
@@ -66,12 +68,15 @@ def measure_theirs(folder: str, dtype: str) -> dict[str, Any]:
     return row(start, imported, loaded, before, largest, sum(parameter.numel() for parameter in model.parameters()))
 
 
-def row(start: float, imported: float, loaded: float, before: float, largest: float, count: int) -> dict[str, Any]:
+def row(
+    start: float, imported: float, loaded: float, before: tuple[float, float], largest: float, count: int
+) -> dict[str, Any]:
     """The figures of one process, at its end."""
     now = time.perf_counter()
     return {
         "imports_s": imported - start, "load_s": loaded - imported, "ready_s": now - imported, "whole_s": now - start,
-        "peak_mb": peak_mb(), "grown_mb": peak_mb() - before, "largest": largest, "parameters": count,
+        "cpu_s": time.process_time() - before[1], "peak_mb": peak_mb(), "grown_mb": peak_mb() - before[0],
+        "largest": largest, "parameters": count,
     }  # fmt: skip
 
 

@@ -46,7 +46,8 @@ def run(config: ConvertConfig) -> None:
         model_config, params = models.load_pretrained(config.model, dtype=own, revision=config.revision)
         if config.adapter is not None:
             adapted, lora = models.load_adapter(config.adapter, model_config)
-            params = models.merge_lora(adapted, params, lora, dtype=config.dtype)
+            # The update is small beside its kernel: in bfloat16 most of it would be rounded away.
+            params = models.merge_lora(adapted, params, lora, dtype="float32")
             if config.dtype is not None:
                 params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
         tokenizer = models.TokenizerFiles(config.model, revision=config.revision)

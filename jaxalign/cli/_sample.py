@@ -70,7 +70,7 @@ def run(config: SampleConfig) -> None:
     model_config, params = models.load_pretrained(config.model)
     if config.adapter is not None:
         adapted, lora = models.load_adapter(config.adapter, model_config)
-        params = models.merge_lora(adapted, params, lora)
+        params = models.merge_lora(adapted, params, lora, dtype="float32")
     model_config = model_config.replace(compute_dtype=config.dtype)
     tokenizer = load_tokenizer(config.model)
     encoder = data.Encoder(tokenizer)

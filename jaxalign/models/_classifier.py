@@ -50,8 +50,7 @@ def load_classifier(
     if fields["model_type"] in ENCODERS:
         family = ENCODERS[fields["model_type"]]
         return load_encoder(family, folder, fields, len(_read_labels(folder, fields).names), dtype)
-    if load_config(folder).labels == 0:
-        raise InputError(f"{folder}: not a classifier: a language model without a score head")
+    _require_score_head(folder)
     return load_pretrained(folder, dtype=dtype)
 
 
@@ -59,10 +58,13 @@ def load_labels(folder_or_hub_id: str | Path) -> Labels:
     """The labels of a classifier's folder or hub id, as its config.json names them, its weights unread.
 
     Raises:
-        InputError: no such folder, or labels that are not numbered 0, 1, 2 ...
+        InputError: no such folder, a language model, or labels that are not numbered 0, 1, 2 ...
     """
     folder = local_folder(folder_or_hub_id, weights=False)
-    return _read_labels(folder, _read_fields(folder))
+    fields = _read_fields(folder)
+    if fields["model_type"] not in ENCODERS:
+        _require_score_head(folder)
+    return _read_labels(folder, fields)
 
 
 def classify(config: EncoderConfig | ModelConfig, params: Params, tokens: jax.Array, mask: jax.Array) -> jax.Array:
@@ -95,6 +97,11 @@ def _read_fields(folder: Path) -> dict[str, Any]:
             f"{', '.join((*ENCODERS, *FAMILIES))}"
         )
     return fields
+
+
+def _require_score_head(folder: Path) -> None:
+    if load_config(folder).labels == 0:
+        raise InputError(f"{folder}: not a classifier: a language model without a score head")
 
 
 def _read_labels(folder: Path, fields: dict[str, Any]) -> Labels:

@@ -17,7 +17,9 @@ def unstack(config: ModelConfig, params: Params) -> Params:
 
     A scan over stacked parameters copies every layer's slice out of the stack at every step. Decoding touches each
     weight once a token, so that copy would cost as much as the products; call this before the decoding loop. An
-    adapter is merged into its kernels. Norms keep their dtype: they are computed in float32, here as in training.
+    adapter is merged into its kernels, in float32, before they are cast: with bfloat16 activations the sum is rounded
+    once where ``apply`` rounds its two terms apart. Norms, the score head and the logits' bias keep their dtype: they
+    are computed in float32, here as in training.
 
     Returns:
         {"embed", "blocks": (layer 0, layer 1, ...), "final_norm" ...}, the blocks' kernels (out, in); accepted by
@@ -31,8 +33,9 @@ def unstack(config: ModelConfig, params: Params) -> Params:
     prepared["blocks"] = tuple(transpose_kernels(config, block) for block in blocks)
 
     def cast(path: tuple, leaf: jax.Array) -> jax.Array:
-        in_norm = any("norm" in str(getattr(entry, "key", "")) for entry in path)
-        return leaf if in_norm else leaf.astype(config.compute_dtype)
+        names = [str(getattr(entry, "key", "")) for entry in path]
+        float32_at_use = any("norm" in name for name in names) or "score" in names or names == ["unembed", "bias"]
+        return leaf if float32_at_use else leaf.astype(config.compute_dtype)
 
     return jax.tree_util.tree_map_with_path(cast, prepared)
 

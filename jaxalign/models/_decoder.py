@@ -160,7 +160,13 @@ def finish(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
 
 
 def unembedding(config: ModelConfig, params: Params) -> jax.Array:
-    """The matrix ``[V, D]`` whose product with hidden states gives logits: the embedding table when tied."""
+    """The matrix ``[V, E]`` whose product with hidden states gives logits: the embedding table when tied.
+
+    Raises:
+        InputError: a classifier, which has none.
+    """
+    if config.labels:
+        raise InputError(f"ModelConfig.labels = {config.labels}: a classifier is no language model, it has no logits")
     return params["embed"]["tokens"] if config.tied_embeddings else params["unembed"]["kernel"]
 
 
@@ -173,15 +179,20 @@ def logits(config: ModelConfig, params: Params, tokens: jax.Array, **context: An
     return unembed(config, params, hidden)
 
 
-def unembed(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
+def unembed(config: ModelConfig, params: Params, hidden: jax.Array, *, vocabulary_first: bool = False) -> jax.Array:
     """Logits of hidden states: ``[..., E]`` to float32 ``[..., V]``, accumulated in float32.
 
     cap(hidden @ unembedding^T + bias),  cap(z) = logit_soft_cap tanh(z / logit_soft_cap)
+
+    With ``vocabulary_first``, ``[B, E]`` to ``[V, B]``: the product that reads the matrix as it lies, for decoding.
     """
     kernel = unembedding(config, params).astype(hidden.dtype)
-    values = jnp.einsum("...d,vd->...v", hidden, kernel, preferred_element_type=jnp.float32)
+    equation = "vd,bd->vb" if vocabulary_first else "...d,vd->...v"
+    operands = (kernel, hidden) if vocabulary_first else (hidden, kernel)
+    values = jnp.einsum(equation, *operands, preferred_element_type=jnp.float32)
     if config.unembedding_bias:
-        values = values + params["unembed"]["bias"].astype(jnp.float32)
+        bias = params["unembed"]["bias"].astype(jnp.float32)
+        values = values + (bias[:, None] if vocabulary_first else bias)
     if config.logit_soft_cap is not None:
         values = config.logit_soft_cap * jnp.tanh(values / config.logit_soft_cap)
     return values

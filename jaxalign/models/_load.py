@@ -60,7 +60,11 @@ def load_pretrained(
             weights, remote code, a damaged file, a missing, unexpected or misshapen tensor; the message names file and
             field or tensor.
     """
-    if dtype is not None and not jnp.issubdtype(dtype, jnp.floating):
+    try:
+        floating = dtype is None or jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except TypeError:
+        raise InputError(f"dtype: {dtype!r} is none; float32, bfloat16 and float16 are") from None
+    if not floating:
         raise InputError(f"dtype: parameters are floating numbers, not {jnp.dtype(dtype)}")
     folder = local_folder(folder_or_hub_id, revision=revision)
     family, config = read_config(folder)
@@ -158,11 +162,23 @@ def _names_in_file(
         if not (head and config.tied_embeddings and config.labels == 0):  # some files hold the tied matrix twice
             more = len(found - set(expected)) - 1
             raise InputError(f"{tensors.folder}: unexpected tensor {name!r} (and {more} more)")
+        _check_tied(name, names, table, tensors)
     if extra := sorted(tensors.unlisted & found):
         raise InputError(f"{tensors.folder}: tensor {extra[0]!r} is in a file, but the index does not name it")
     for name, weight in expected.items():
         tensors.check(name, weight.shape)
     return names
+
+
+def _check_tied(head: str, names: Mapping[str, str], table: tuple[Weight, ...], tensors: TensorFolder) -> None:
+    """A second copy of a tied matrix must be one: another matrix would make another model."""
+    embed = next(weight for weight in table if weight.leaves == (("embed", "tokens"),))
+    copy, own = tensors.view(head, embed.shape), tensors.view(names[embed.name], embed.shape)
+    if not all(np.array_equal(copy[i : i + 4096], own[i : i + 4096]) for i in range(0, len(own), 4096)):
+        raise InputError(
+            f"{tensors.folder}: tensor {head!r} is another matrix than {names[embed.name]!r}, though config.json says "
+            "tie_word_embeddings; set that to false if the model has an unembedding of its own"
+        )
 
 
 def _prefixes_inside(family: Family, found: set[str]) -> Mapping[str, str]:

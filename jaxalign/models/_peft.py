@@ -123,7 +123,7 @@ def save_adapter(folder: str | Path, config: ModelConfig, lora: Params, *, base_
     if jax.process_index() != 0:
         return
 
-    from safetensors.numpy import save_file
+    from safetensors.numpy import save
 
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
@@ -135,7 +135,8 @@ def save_adapter(folder: str | Path, config: ModelConfig, lora: Params, *, base_
         alphas={suffix: scale * (math.sqrt(rank) if stabilised else rank) for suffix, rank in own.items()},
         layers=list(range(config.lora.first_layer, config.layers)) if config.lora.first_layer else None,
     ), base_name=base_name, transposed=transposed, classifier=config.labels > 0)  # fmt: skip
-    save_file(tensors, folder / WEIGHTS, metadata={"format": "pt"})
+    # Not save_file: what it writes only its owner may read.
+    (folder / WEIGHTS).write_bytes(save(tensors, metadata={"format": "pt"}))
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,17 @@
 """A linear layer: its kernel, its bias, and the low-rank adapter that may lie beside it."""
 
+import functools
 import math
 import zlib
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax.ad_checkpoint import checkpoint_name
 
 from jaxalign.models._config import ModelConfig
 
+PRODUCT = "product"
 # Up to so many rows a product with a (out, in) kernel is faster kernel first, on a CPU.
 FEW_ROWS = 64
 
@@ -37,7 +40,8 @@ def project(
     if "transposed" in parameters:
         y = _project_transposed(x, parameters["transposed"], inputs=x.ndim - 2)
     else:
-        y = jnp.einsum(equation, x, parameters["kernel"].astype(x.dtype))
+        # Named for rematerialisation, whose policies do not look into the product.
+        y = checkpoint_name(_product(equation, x, parameters["kernel"]), PRODUCT)
     if "lora_a" in parameters:
         assert config.lora is not None, "an adapter lies beside the kernels, but the config has none"
         dropped = x if dropout_keys is None else _dropout(x, config.lora.dropout, part, dropout_keys)
@@ -45,6 +49,34 @@ def project(
         low = jnp.tensordot(dropped, parameters["lora_a"].astype(x.dtype), inputs)
         y = y + config.lora.scale * jnp.tensordot(low, parameters["lora_b"].astype(x.dtype), 1)
     return _plus_bias(y, parameters["bias"].astype(x.dtype)) if "bias" in parameters else y
+
+
+@functools.partial(jax.custom_vjp, nondiff_argnums=(0,))
+def _product(equation: str, x: jax.Array, kernel: jax.Array) -> jax.Array:
+    """einsum(x, kernel in x's dtype); the kernel's gradient, a sum over all tokens and devices, is a float32 sum.
+
+    Left to itself it would be a product in x's dtype, and on a mesh its parts would be added up in bfloat16.
+    """
+    return jnp.einsum(equation, x, kernel.astype(x.dtype))
+
+
+def _product_forward(equation: str, x: jax.Array, kernel: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+    return _product(equation, x, kernel), (x, kernel)
+
+
+def _product_backward(
+    equation: str, kept: tuple[jax.Array, jax.Array], cotangent: jax.Array
+) -> tuple[jax.Array, jax.Array]:
+    x, kernel = kept
+    inputs, output = equation.split("->")
+    x_axes, kernel_axes = inputs.split(",")
+    to_x = jnp.einsum(f"{output},{kernel_axes}->{x_axes}", cotangent, kernel.astype(x.dtype))
+    wide = jnp.promote_types(x.dtype, jnp.float32)
+    to_kernel = jnp.einsum(f"{x_axes},{output}->{kernel_axes}", x, cotangent, preferred_element_type=wide)
+    return to_x, to_kernel.astype(kernel.dtype)
+
+
+_product.defvjp(_product_forward, _product_backward)
 
 
 def _plus_bias(y: jax.Array, bias: jax.Array) -> jax.Array:
@@ -63,7 +95,7 @@ def _dropout(x: jax.Array, rate: float, part: str, keys: jax.Array) -> jax.Array
 
 
 def merge_adapter(config: ModelConfig, parameters: dict[str, Any]) -> dict[str, Any]:
-    """One layer's parameters with the adapter inside the kernel: kernel + scale * a @ b, in float32, then cast back.
+    """One layer's parameters with the adapter inside the kernel: kernel + scale * a @ b, float32.
 
     ``lora_a`` is ``[in..., r]``, ``lora_b`` ``[r, out...]``; parameters without an adapter are returned as they are.
     """
@@ -72,8 +104,8 @@ def merge_adapter(config: ModelConfig, parameters: dict[str, Any]) -> dict[str, 
     assert config.lora is not None, "an adapter lies beside the kernels, but the config has none"
     rest = {name: leaf for name, leaf in parameters.items() if name not in ("lora_a", "lora_b")}
     kernel, low, high = (parameters[name].astype(jnp.float32) for name in ("kernel", "lora_a", "lora_b"))
-    merged = kernel + config.lora.scale * jnp.tensordot(low, high, 1)
-    return rest | {"kernel": merged.astype(parameters["kernel"].dtype)}
+    # "highest": accelerators' fast products would lose half of the update's bits.
+    return rest | {"kernel": kernel + config.lora.scale * jnp.tensordot(low, high, 1, precision="highest")}
 
 
 def transpose_kernels(config: ModelConfig, block: dict[str, Any]) -> dict[str, Any]:

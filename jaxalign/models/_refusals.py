@@ -15,6 +15,8 @@ def no_weights(folder: Path) -> str:
         return pickled(f"{folder / pickles[0]}", str(folder), folder)
     if found := sorted(path.name for path in folder.glob("*.gguf")):
         return gguf(str(folder / found[0]))
+    if found := sorted(path.name for path in folder.glob("*.safetensors")):
+        return f"{folder}: holds {found[0]} but no model.safetensors.index.json, which says what is in which file"
     return f"{folder}: no model.safetensors and no model.safetensors.index.json: this folder holds no model weights"
 
 

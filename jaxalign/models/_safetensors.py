@@ -207,7 +207,10 @@ def _read_header(path: Path, file: str, stream: BinaryIO, size: int) -> dict[str
 
     if size < 8:
         raise damaged(f"{size} bytes")
-    (length,) = struct.unpack("<Q", stream.read(8))
+    begins = stream.read(8)
+    if begins == b"version ":
+        raise InputError(f"{path}: a pointer of Git LFS, not the file itself; run: git lfs pull")
+    (length,) = struct.unpack("<Q", begins)
     if length > min(size - 8, LONGEST_HEADER):
         raise damaged(f"its header would have {length} bytes, the file has {size}")
     try:

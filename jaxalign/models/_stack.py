@@ -9,6 +9,7 @@ from jaxalign.models._attention import View
 from jaxalign.models._block import Block
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._mesh import constrain_rows
+from jaxalign.models._project import PRODUCT
 
 
 def run_stack(
@@ -45,7 +46,7 @@ def run_stack(
     if config.remat == "full":
         layer = jax.checkpoint(layer, prevent_cse=False, static_argnums=0)
     elif config.remat == "dots":
-        policy = jax.checkpoint_policies.dots_with_no_batch_dims_saveable
+        policy = jax.checkpoint_policies.save_only_these_names(PRODUCT)
         layer = jax.checkpoint(layer, prevent_cse=False, policy=policy, static_argnums=0)
 
     length = jax.tree.leaves(stack)[0].shape[0]

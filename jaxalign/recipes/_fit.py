@@ -114,11 +114,12 @@ def fit(
     source = _batches(examples, config, mesh, pad_token, shuffle=True)
     total_steps = len(source) if config.max_steps is None else config.max_steps
     optimizer, schedule = training.make_optimizer(config.optimizer, total_steps)
-    # A moving reference takes the parameters' values, so it is at least as wide.
-    extra = jax.tree.map(
-        lambda leaf: leaf.astype(jnp.promote_types(leaf.dtype, config.parameter_dtype)),
-        objective.initial_extra(own or split.start),
+    # A moving reference takes the parameters' values, so each of its leaves is at least as wide.
+    trained = jax.eval_shape(lambda tree: training.cast_parameters(tree, config.parameter_dtype), own or split.start)
+    wide = jax.tree.map(
+        lambda leaf, held: leaf.astype(jnp.promote_types(leaf.dtype, held.dtype)), own or split.start, trained
     )
+    extra = objective.initial_extra(wide)
     layout = training.state_shardings(
         split.trainable, optimizer, mesh=mesh, shardings=split.trainable_layout, extra=extra
     )

@@ -44,6 +44,10 @@ def run_recipe(
     if config.eval_dataset is not None:
         eval_records = data.load_records(config.eval_dataset, split=config.eval_split, on_bad_row=config.on_bad_row)
     model_config = models.load_config(config.model)
+    if model_config.labels:
+        raise InputError(
+            f"--model: {config.model} is a classifier with {model_config.labels} labels, no language model"
+        )
     if reference is not None and _shape(models.load_config(reference)) != _shape(model_config):
         raise InputError("--reference: the reference model has another architecture than --model")
     tokenizer = load_tokenizer(config.model)

@@ -199,7 +199,6 @@ def _sample_chunk(
     rows = lengths.shape[0]
     columns = jnp.arange(response + plan.steps - 1)
     in_prompt = columns < (response - own_columns + lengths)[:, None]
-    unembedding = models.unembedding(config, params)
     uniform = uniforms(key, chunk.prompt_index, chunk.sample_index, plan.steps)
 
     def sample(
@@ -207,7 +206,7 @@ def _sample_chunk(
     ) -> tuple[jax.Array, _Responses]:
         """Draw token ``step`` of every row and record it; ``out`` is step-major, ``[N, R]``."""
         # Vocabulary-major logits [V, R]: see _logits.
-        logits = jnp.einsum("vd,bd->vb", unembedding, hidden, preferred_element_type=jnp.float32)
+        logits = models.unembed(config, params, hidden, vocabulary_first=True)
         token, log_prob = next_token(
             logits,
             uniform[step],

@@ -193,3 +193,26 @@ def test_a_config_is_a_static_argument():
     assert again == LLAMA
     assert hash(again) == hash(LLAMA)
     assert LLAMA.replace(layers=5).stacks == (5,)
+
+
+def test_gradients_of_kernels_are_float32_sums_under_bfloat16():
+    """On a mesh too: what the devices add up is float32, so that many devices lose no more than one."""
+    from jaxalign.sharding import make_mesh, shard_tree, tree_shardings
+
+    config = LLAMA.replace(compute_dtype="bfloat16")
+    params, tokens = random_params(LLAMA), random_tokens(4, 16)
+
+    def loss(params):
+        return jnp.square(models.apply(config, params, tokens).astype(jnp.float32)).mean()
+
+    mesh = make_mesh(data=2, fsdp=2, tensor=1)
+    layout = tree_shardings(models.logical_axes(config), params, mesh)
+    with jax.set_mesh(mesh):
+        compiled = jax.jit(jax.grad(loss), out_shardings=layout).lower(shard_tree(params, layout)).compile()
+        gradients = compiled(shard_tree(params, layout))
+    sums = [line for line in compiled.as_text().splitlines() if " all-reduce(" in line or " reduce-scatter(" in line]
+    assert sums
+    assert not [line for line in sums if "bf16[" in line]
+    for part in ("query", "key", "value", "output", "gate", "up", "down"):
+        kernel = gradients["stacks"]["0"][part]["kernel"]
+        assert (kernel != kernel.astype(jnp.bfloat16).astype(jnp.float32)).mean() > 0.9, part

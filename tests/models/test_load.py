@@ -265,3 +265,28 @@ def test_released_pages_are_read_again(folder):
     tensors.release(name, view[3:5, 2:].T)
     np.testing.assert_array_equal(view, before)
     assert not view.flags.writeable
+
+
+def test_a_second_copy_of_a_tied_matrix_must_be_one(folder):
+    path = folder()
+    edit_tensors(path, lambda tensors: tensors.update({"lm_head.weight": tensors["model.embed_tokens.weight"]}))
+    assert_same(models.load_pretrained(path)[1], golden())
+    edit_tensors(path, lambda tensors: tensors.update({"lm_head.weight": tensors["lm_head.weight"] + 1}))
+    fails(path, "lm_head.weight", "another matrix", "tie_word_embeddings")
+
+
+def test_shards_without_their_index(folder):
+    path = folder()
+    divide(path)
+    (path / INDEX).unlink()
+    fails(path, "no model.safetensors.index.json")
+
+
+def test_a_pointer_of_git_lfs(folder):
+    path = folder()
+    (path / "model.safetensors").write_text("version https://git-lfs.github.com/spec/v1\noid sha256:00\nsize 12\n")
+    fails(path, "model.safetensors", "git lfs pull")
+
+
+def test_a_dtype_that_is_unknown(folder):
+    fails(folder(), "dtype", "bf16", dtype="bf16")

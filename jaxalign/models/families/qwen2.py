@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
+from jaxalign.errors import InputError
 from jaxalign.models._config import ModelConfig
 from jaxalign.models.families import _llama_like as shape
 from jaxalign.models.families._family import Family, optional_int, read_extra
@@ -39,8 +40,14 @@ def write_config(config: ModelConfig) -> dict[str, Any]:
 def read_windows(fields: Mapping[str, Any], path: str) -> tuple[int | None, ...]:
     """``sliding_window`` if ``use_sliding_window``, in layers from ``max_window_layers`` on or by ``layer_types``."""
     layers = optional_int(fields, "num_hidden_layers", 32, path)
-    window = optional_int(fields, "sliding_window", 4096, path) if fields.get("use_sliding_window") else None
-    full = fields.get("max_window_layers", 28) if window is not None else layers
+    unlimited = "sliding_window" in fields and fields["sliding_window"] is None
+    used = bool(fields.get("use_sliding_window")) and not unlimited
+    window = optional_int(fields, "sliding_window", 4096, path) if used else None
+    full = layers
+    if window is not None:
+        full = fields.get("max_window_layers", 28)
+        if not isinstance(full, int) or isinstance(full, bool) or full < 0:
+            raise InputError(f"{path}: field 'max_window_layers' must be a number of layers, is {full!r}")
     by_depth = [shape.FULL if layer < full else shape.SLIDING for layer in range(layers)]
     return shape.read_windows(shape.read_layer_types(fields, by_depth, path), window, path)
 

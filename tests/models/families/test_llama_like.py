@@ -144,6 +144,7 @@ def test_longrope_keeps_what_it_does_not_use():
         (MISTRAL_7B_V01, {"sliding_window": DELETE}, (4096,)),
         (QWEN25_05B, {"use_sliding_window": True, "max_window_layers": 22}, (*[None] * 22, 32768, 32768)),
         (QWEN25_05B, {"use_sliding_window": True, "max_window_layers": 0, "sliding_window": 8}, (8,)),
+        (QWEN25_05B, {"use_sliding_window": True, "max_window_layers": 2, "sliding_window": None}, (None,)),
         (
             QWEN3_06B,
             {"use_sliding_window": True, "sliding_window": 8, "num_hidden_layers": 4,
