@@ -54,9 +54,15 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     if family.classifier in named:
         config = config.replace(labels=_count_labels(fields, path))
     if (folder / GENERATION).is_file():
-        kept = (GENERATION, freeze(_read_object(folder / GENERATION)))
-        config = config.replace(extra=(*config.extra, kept))
+        generation, extra = _read_object(folder / GENERATION), dict(config.extra)
+        if generation != _derived_generation({name: thaw(extra.get(name)) for name in SPECIAL_TOKENS}):
+            config = config.replace(extra=(*config.extra, (GENERATION, freeze(generation))))
     return family, config
+
+
+def _derived_generation(special: dict[str, Any]) -> dict[str, Any]:
+    """generation_config.json of a model that came without one."""
+    return {"_from_model_config": True, **special}
 
 
 def family_of(config: ModelConfig) -> Family:
@@ -100,7 +106,7 @@ def write_files(family: Family, config: ModelConfig, tokenizer: Any, dtype: str)
     }  # fmt: skip
     return {
         "config.json": fields,
-        GENERATION: {"_from_model_config": True, **special} if generation is None else generation,
+        GENERATION: _derived_generation(special) if generation is None else generation,
     }
 
 
