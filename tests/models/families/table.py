@@ -55,8 +55,9 @@ cases with Transformers 5's logits, bit for bit, but for one that it cannot expr
 
 - LongRoPE (Phi-3 128k, Phi-3.5, Phi-4-mini) is read for sequences up to the original context, 4096 tokens, where the
   short factors hold: that is `max_positions`. The long factors are kept and written back.
-- Of a Gemma 3 with a vision tower the language model is read, and written as a `Gemma3ForCausalLM`. An adapter trained on
-  it fits that language model (`jaxalign convert` writes it), not the folder with the tower: PEFT finds other names there.
+- Of a Gemma 3 with a vision tower the language model is read, and written as a `Gemma3ForCausalLM`. An adapter trained
+  on it fits that language model (`jaxalign convert` writes it), not the folder with the tower: there PEFT finds other
+  names.
 - Dynamic NTK scaling, dual-chunk attention, layers without positions (SmolLM3), experts (Mixtral, Qwen MoE), quantised
   weights, pickled weights and code that comes with a model are refused, each with a sentence that says so.
 
