@@ -174,7 +174,10 @@ def _check_tied(head: str, names: Mapping[str, str], table: tuple[Weight, ...], 
     """A second copy of a tied matrix must be one: another matrix would make another model."""
     embed = next(weight for weight in table if weight.leaves == (("embed", "tokens"),))
     copy, own = tensors.view(head, embed.shape), tensors.view(names[embed.name], embed.shape)
-    if not all(np.array_equal(copy[i : i + 4096], own[i : i + 4096]) for i in range(0, len(own), 4096)):
+    same = all(np.array_equal(copy[i : i + 4096], own[i : i + 4096]) for i in range(0, len(own), 4096))
+    for name in (head, names[embed.name]):
+        tensors.release(name)
+    if not same:
         raise InputError(
             f"{tensors.folder}: tensor {head!r} is another matrix than {names[embed.name]!r}, though config.json says "
             "tie_word_embeddings; set that to false if the model has an unembedding of its own"

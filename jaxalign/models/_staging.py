@@ -87,19 +87,22 @@ class Staging:
         """Put the new files in place, the one named ``last`` at the end, then remove the ``stale`` ones.
 
         Raises:
-            InputError: as ``agree``.
+            InputError: as ``agree``; or the folder changed while the files were put in place.
         """
         self.do(self._check_places)
         self.agree()
         if not self._writes:
             return
-        for path in sorted(self._files(), key=lambda path: path.name == last):
-            target = self.folder / path.relative_to(self.partial)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            path.replace(target)
-        shutil.rmtree(self.partial)
-        for name in stale:
-            (self.folder / name).unlink(missing_ok=True)
+        try:
+            for path in sorted(self._files(), key=lambda path: path.name == last):
+                target = self.folder / path.relative_to(self.partial)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                path.replace(target)
+            shutil.rmtree(self.partial)
+            for name in stale:
+                (self.folder / name).unlink(missing_ok=True)
+        except OSError as error:
+            raise InputError(f"{self.folder}: saved in part only: {error.strerror} ({error.filename})") from error
 
     def discard(self) -> None:
         """Remove what was written so far."""
