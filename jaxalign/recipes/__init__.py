@@ -6,7 +6,7 @@ No numerics of a loss (jaxalign.losses), no train step (jaxalign.training); no t
 
 from jaxalign.recipes import dpo, sft
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk, example_log_probs
-from jaxalign.recipes._config import FitConfig, RunConfig
+from jaxalign.recipes._config import FitConfig, FolderConfig, RunConfig, TrainConfig
 from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._likelihood import likelihood_objective
 from jaxalign.recipes._objective import Objective
@@ -22,10 +22,12 @@ __all__ = [
     "DPOConfig",
     "FitConfig",
     "FitResult",
+    "FolderConfig",
     "Objective",
     "PreferenceObjective",
     "RunConfig",
     "SFTConfig",
+    "TrainConfig",
     "attach_reference_log_probs",
     "attach_trunk",
     "dpo",

@@ -10,7 +10,7 @@ from jaxalign.errors import InputError
 from jaxalign.models import LoRA
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["UNCHECKED", "FitConfig", "RunConfig"]
+__all__ = ["UNCHECKED", "FitConfig", "FolderConfig", "RunConfig", "TrainConfig"]
 
 # Fields that may change between a run and its continuation; any other change is an error.
 UNCHECKED = frozenset({
@@ -20,25 +20,18 @@ UNCHECKED = frozenset({
 
 
 @dataclass(frozen=True, kw_only=True)
-class FitConfig:
-    """One training run over examples that are at hand: the same values give the same run, bit for bit, on the same
-    devices and versions."""
+class TrainConfig:
+    """What every training run has: what trains, in which types, with which optimizer, on which devices. The same values
+    give the same run, bit for bit, on the same devices and versions."""
 
     max_steps: int | None = None
     """Stop after N updates; None = as many as ``epochs`` take."""
     epochs: int = 1
     """Passes over the dataset, where ``max_steps`` does not say."""
     batch_size: int = 8
-    """Rows in one update (all devices together): an example a row, or several with ``packing``."""
+    """Rows in one update (all devices together)."""
     accumulation: int = 1
     """Micro-batches an update is computed in; the result does not depend on it, the memory does."""
-    packing: bool = False
-    """Lay several short examples side by side in one row; what is computed for each does not depend on it."""
-    row_length: int | None = None
-    """Tokens of a row with ``packing``; None = the longest example."""
-    pair_layout: Literal["shared", "two_rows"] = "shared"
-    """Answers of one prompt behind a shared prompt in one row, or one row an answer: same numbers, more compute."""
-
     optimizer: OptimizerConfig = field(default_factory=OptimizerConfig)
     """The optimizer."""
     frozen_layers: int = 0
@@ -47,8 +40,6 @@ class FitConfig:
     """Keep the embeddings as they are (with tied embeddings, the unembedding too)."""
     frozen_parameters: tuple[str, ...] = ()
     """Keep these as they are: regular expressions of whole names, such as "stacks/.*/mlp_norm/.*"."""
-    cache_trunk: bool = False
-    """With ``frozen_layers``: compute the frozen layers' activations once, before training, and keep them in memory."""
     lora_rank: int = 0
     """Train a low-rank adapter of this rank beside a model that stays as it is; 0 = train the model itself. With
     ``frozen_layers`` the layers above them have adapters."""
@@ -78,8 +69,6 @@ class FitConfig:
     seed: int = 0
     """Seed of the data order and of all randomness."""
 
-    eval_every: int = 0
-    """Evaluate every N steps; 0 = only before the first and after the last, where there is something to evaluate on."""
     save_every: int = 500
     """Checkpoint every N steps (and at the end, and on SIGTERM)."""
     keep_checkpoints: int = 2
@@ -90,16 +79,12 @@ class FitConfig:
     """Also write TensorBoard files into ``tensorboard`` beside metrics.jsonl."""
 
     def __post_init__(self) -> None:
-        _at_least(self, 0, "frozen_layers", "lora_rank", "seed", "eval_every")
-        _at_least(self, 1, "max_steps", "epochs", "batch_size", "accumulation", "row_length")
+        _at_least(self, 0, "frozen_layers", "lora_rank", "seed")
+        _at_least(self, 1, "max_steps", "epochs", "batch_size", "accumulation")
         _at_least(self, 1, "save_every", "keep_checkpoints", "log_every")
-        if self.cache_trunk and not self.frozen_layers:
-            raise InputError("--cache-trunk: nothing to cache without --frozen-layers")
         self._check_lora()
         if self.frozen_dtype == "bfloat16" and self.dtype == "float32":
             raise InputError("--frozen-dtype: bfloat16 would round what --dtype float32 computes with")
-        if self.row_length is not None and not self.packing:
-            raise InputError("--row-length: rows are as long as the longest example without --packing")
 
     def _check_lora(self) -> None:
         if self.lora_rank:
@@ -111,7 +96,7 @@ class FitConfig:
             except InputError as error:
                 raise InputError(re.sub(r"^LoRA\.(\w+)", lambda found: _flag(f"lora_{found[1]}"), str(error))) from None
             return
-        for item in fields(FitConfig):
+        for item in fields(TrainConfig):
             if item.name.startswith("lora_") and getattr(self, item.name) != item.default:
                 raise InputError(f"{_flag(item.name)}: there is no adapter without --lora-rank")
 
@@ -148,7 +133,34 @@ def _at_least(config: Any, least: int, *names: str) -> None:
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(FitConfig):
+class FitConfig(TrainConfig):
+    """One training run over examples that are at hand."""
+
+    batch_size: int = 8
+    """Rows in one update (all devices together): an example a row, or several with ``packing``."""
+    packing: bool = False
+    """Lay several short examples side by side in one row; what is computed for each does not depend on it."""
+    row_length: int | None = None
+    """Tokens of a row with ``packing``; None = the longest example."""
+    pair_layout: Literal["shared", "two_rows"] = "shared"
+    """Answers of one prompt behind a shared prompt in one row, or one row an answer: same numbers, more compute."""
+    cache_trunk: bool = False
+    """With ``frozen_layers``: compute the frozen layers' activations once, before training, and keep them in memory."""
+    eval_every: int = 0
+    """Evaluate every N steps; 0 = only before the first and after the last, where there is something to evaluate on."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 0, "eval_every")
+        _at_least(self, 1, "row_length")
+        if self.cache_trunk and not self.frozen_layers:
+            raise InputError("--cache-trunk: nothing to cache without --frozen-layers")
+        if self.row_length is not None and not self.packing:
+            raise InputError("--row-length: rows are as long as the longest example without --packing")
+
+
+@dataclass(frozen=True, kw_only=True)
+class FolderConfig(TrainConfig):
     """A run from a model folder and a file of records to a model folder."""
 
     model: str
@@ -165,12 +177,22 @@ class RunConfig(FitConfig):
     """Use only the first N rows."""
     on_bad_row: Literal["error", "skip"] = "error"
     """A row that cannot be used: stop with its file, row and field, or leave it out and count it."""
+    save_dtype: Literal["float32", "bfloat16"] | None = None
+    """Type of the weights in ``final``; None = ``parameter_dtype``, so that nothing learnt is rounded away."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        _at_least(self, 1, "dataset_limit")
+
+
+@dataclass(frozen=True, kw_only=True)
+class RunConfig(FolderConfig, FitConfig):
+    """A run over a file of examples."""
+
     eval_dataset: str | None = None
     """Held-out rows of the same form; None = no evaluation."""
     eval_split: str = "train"
     """Split of the evaluation dataset."""
-    save_dtype: Literal["float32", "bfloat16"] | None = None
-    """Type of the weights in ``final``; None = ``parameter_dtype``, so that nothing learnt is rounded away."""
 
     max_length: int = 512
     """Most tokens of prompt and answer together."""
@@ -183,7 +205,7 @@ class RunConfig(FitConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, 1, "dataset_limit", "max_prompt_length")
+        _at_least(self, 1, "max_prompt_length")
         _at_least(self, 2, "max_length")
         if self.eval_dataset is None and (self.eval_every or self.eval_split != "train"):
             flag = "--eval-every" if self.eval_every else "--eval-split"

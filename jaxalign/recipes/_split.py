@@ -10,7 +10,7 @@ from jax.sharding import Mesh
 from jaxalign import models, sharding, training
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
-from jaxalign.recipes._config import FitConfig
+from jaxalign.recipes._config import TrainConfig
 from jaxalign.recipes._objective import Params
 
 __all__ = ["Split", "split_model"]
@@ -64,7 +64,7 @@ class Split:
         return models.restack(self.config.replace(lora=None), params, (self.config.layers,))
 
 
-def split_model(model_config: ModelConfig, params: Params, config: FitConfig, mesh: Mesh) -> Split:
+def split_model(model_config: ModelConfig, params: Params, config: TrainConfig, mesh: Mesh) -> Split:
     """Divide a model as a run's config says: frozen layers and parameters, or an adapter above the frozen layers.
 
     Raises:
@@ -102,7 +102,7 @@ def split_model(model_config: ModelConfig, params: Params, config: FitConfig, me
     )
 
 
-def _adapted(model_config: ModelConfig, params: Params, config: FitConfig) -> tuple[ModelConfig, Params, Params]:
+def _adapted(model_config: ModelConfig, params: Params, config: TrainConfig) -> tuple[ModelConfig, Params, Params]:
     """(config, a new adapter, the whole model)."""
     layers, rest = config.frozen_layers, model_config.layers - config.frozen_layers
     if not rest:
