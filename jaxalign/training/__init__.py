@@ -10,18 +10,31 @@ from jaxalign.training._dtypes import cast_parameters, round_stochastically
 from jaxalign.training._errors import TrainingError
 from jaxalign.training._evaluate import evaluate, make_eval_step
 from jaxalign.training._fingerprint import fingerprint
-from jaxalign.training._loop import LoopResult, run_loop
+from jaxalign.training._loop import LoopResult, MakeBatch, run_loop
 from jaxalign.training._metrics import MetricWriter, means
 from jaxalign.training._optimizers import OptimizerConfig, decay_mask, make_optimizer, make_schedule
 from jaxalign.training._progress import Progress
 from jaxalign.training._state import TrainState, copy_tree, create_state, state_shapes, state_shardings
-from jaxalign.training._step import LossFunction, Metrics, Terms, TrainStep, make_train_step, weighted_total
+from jaxalign.training._step import TrainStep, jit_step, make_train_step
+from jaxalign.training._update import (
+    LossFunction,
+    Metrics,
+    Terms,
+    Update,
+    Updated,
+    make_update,
+    select,
+    split_rows,
+    take_part,
+    weighted_total,
+)
 
 __all__ = [
     "MAY_CHANGE",
     "Checkpoints",
     "LoopResult",
     "LossFunction",
+    "MakeBatch",
     "MetricWriter",
     "Metrics",
     "OptimizerConfig",
@@ -31,6 +44,8 @@ __all__ = [
     "TrainState",
     "TrainStep",
     "TrainingError",
+    "Update",
+    "Updated",
     "cast_parameters",
     "check_config",
     "copy_tree",
@@ -38,16 +53,21 @@ __all__ = [
     "decay_mask",
     "evaluate",
     "fingerprint",
+    "jit_step",
     "make_eval_step",
     "make_optimizer",
     "make_schedule",
     "make_train_step",
+    "make_update",
     "means",
     "prefetch",
     "put_batch",
     "round_stochastically",
     "run_loop",
+    "select",
+    "split_rows",
     "state_shapes",
     "state_shardings",
+    "take_part",
     "weighted_total",
 ]

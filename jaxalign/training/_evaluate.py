@@ -9,7 +9,7 @@ from jax.sharding import Mesh
 
 from jaxalign.sharding import batch_sharding, replicated
 from jaxalign.training._batches import put_batch
-from jaxalign.training._step import LossFunction, Metrics, Terms
+from jaxalign.training._update import LossFunction, Metrics, Terms
 
 EvalStep = Callable[..., tuple[Terms, Metrics]]
 

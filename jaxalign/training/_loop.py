@@ -4,17 +4,20 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxalign.training._batches import prefetch
+import jax
+
+from jaxalign.training._batches import prefetch, put_batch
 from jaxalign.training._checkpoints import Checkpoints
 from jaxalign.training._errors import TrainingError
 from jaxalign.training._metrics import MetricWriter, means
 from jaxalign.training._progress import Progress
 from jaxalign.training._signals import StopRequest
 from jaxalign.training._state import TrainState
-from jaxalign.training._step import Metrics, TrainStep
+from jaxalign.training._step import TrainStep
+from jaxalign.training._update import Metrics
 
 
 @dataclasses.dataclass(frozen=True)
@@ -45,10 +48,14 @@ class _Pending:
     batch: Any
 
 
+MakeBatch = Callable[[TrainState, int], Any]
+"""``make(state, position) -> host batch``: a batch that the current parameters make, such as a rollout."""
+
+
 def run_loop(
     step: TrainStep,
     state: TrainState,
-    batches: Iterable[Any],
+    batches: Iterable[Any] | MakeBatch,
     *,
     max_steps: int,
     frozen: Any = None,
@@ -62,17 +69,21 @@ def run_loop(
     observe: Callable[[int, Mapping[str, float]], None] | None = None,
     identify: Callable[[Any], Sequence[int]] | None = None,
     count_tokens: Callable[[Any], int] | None = None,
+    describe: Callable[[Any], Mapping[str, float]] | None = None,
+    to_save: Callable[[TrainState], TrainState] | None = None,
 ) -> LoopResult:
     """Train until ``max_steps`` updates are applied, the batches end, or SIGTERM or SIGINT arrives.
 
     The host reads a step's metrics while the next step runs, so the device never waits for it; it waits only before a
     save or an evaluation. A checkpoint is therefore only ever made of steps that are known to be finite. At the end,
-    also after a signal, the last state is saved.
+    also after a signal, the last state is saved; and so it is when a batch cannot be made: what raised is raised again
+    when the state is safe.
 
     Args:
         step: the train step. It donates ``state``: use the returned one.
         state: the first state; its ``step`` is where counting starts.
-        batches: host batches, the first one being number ``position``; on several processes, this process's rows.
+        batches: host batches, the first one being number ``position``; on several processes, this process's rows. Or
+            a function ``(state, position) -> host batch``, called when the step before is dispatched.
         max_steps: number of updates of the whole run, those before a resume included.
         frozen: the frozen trees, passed to every step.
         position: number of batches consumed before.
@@ -86,6 +97,8 @@ def run_loop(
         observe: called with every step's number and metrics (one step late); what it raises ends the run.
         identify: batch -> record ids, for the message about a non-finite step.
         count_tokens: batch -> number of tokens (of all processes).
+        describe: batch -> values of its own, written with its step's metrics.
+        to_save: state -> what a checkpoint holds of it, where that is more than the step sees.
 
     Raises:
         TrainingError: if a loss or gradient was not finite; names step, metric and records. Nothing is saved then.
@@ -103,6 +116,7 @@ def run_loop(
         seconds, clock = now - clock, now
         tokens = count_tokens(late.batch) if count_tokens else 0
         speed = {"seconds": seconds} | ({"tokens": tokens, "tokens_per_second": tokens / seconds} if tokens else {})
+        found |= describe(late.batch) if describe else {}
         if writer:
             writer.write(late.step, found | speed)
         return found, tokens
@@ -127,11 +141,37 @@ def run_loop(
                 writer.write(index, results)
             clock += time.monotonic() - begin
 
+    def supply() -> Iterator[tuple[Any, Any]]:
+        """(host batch, batch on the mesh): read ahead where they are at hand, one by one where the state makes them."""
+        if not callable(batches):
+            yield from prefetch(itertools.islice(batches, max(max_steps - index, 0)), step.mesh)
+            return
+        while index < max_steps:
+            batch = batches(state, position)
+            yield batch, put_batch(batch, step.mesh)
+
+    def save() -> None:
+        if checkpoints:
+            checkpoints.save(index, to_save(state) if to_save else state, position=position, metrics=values)
+
+    def attempt(supplied: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+        """The same, but a batch that cannot be made costs nothing of what has been trained."""
+        nonlocal values, pending
+        try:
+            yield from supplied
+        except Exception:
+            if pending:
+                late, pending = pending, None
+                values = read(late)
+            if index > first and jax.process_count() == 1:  # with several, the others do not know
+                save()
+            raise
+
     try:
         with StopRequest() as stop:
             if index == 0 and index < max_steps:
                 run_evaluation()
-            for batch, placed in prefetch(itertools.islice(batches, max(max_steps - index, 0)), step.mesh):
+            for batch, placed in attempt(supply()):
                 state, metrics = step(state, frozen, placed)
                 index, position = index + 1, position + 1
                 late, pending = pending, _Pending(index, metrics, batch)
@@ -149,15 +189,15 @@ def run_loop(
                     values = read(late)
                 if evaluates:
                     run_evaluation()
-                if saves and checkpoints:
-                    checkpoints.save(index, state, position=position, metrics=values)
+                if saves:
+                    save()
             if pending:
                 late, pending = pending, None
                 values = read(late)
             if index > first and not interrupted:
                 run_evaluation()
-            if index > first and checkpoints:
-                checkpoints.save(index, state, position=position, metrics=values)
+            if index > first:
+                save()
     except TrainingError:
         raise
     except BaseException:
