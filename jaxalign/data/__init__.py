@@ -28,6 +28,7 @@ from jaxalign.data._fingerprint import fingerprint
 from jaxalign.data._iterator import BatchIterator, BatchSource, make_batches, make_iterator
 from jaxalign.data._plan import BatchPlan, Sizes, example_sizes
 from jaxalign.data._records import Kind, Record, RecordDropped, record_kind
+from jaxalign.data._rollout import Prompt, build_prompts, response_batch
 from jaxalign.data._sources import OnBadRow, Records, load_records
 from jaxalign.data._tokenizer import load_tokenizer
 from jaxalign.data._truncation import CompletionPolicy, PromptPolicy, Truncation
@@ -48,6 +49,7 @@ __all__ = [
     "Kind",
     "OnBadRow",
     "PairLayout",
+    "Prompt",
     "PromptPolicy",
     "Record",
     "RecordDropped",
@@ -57,6 +59,7 @@ __all__ = [
     "Truncation",
     "answers_example",
     "build_examples",
+    "build_prompts",
     "collate",
     "completion_example",
     "example_sizes",
@@ -70,6 +73,7 @@ __all__ = [
     "prompt_tokens",
     "ranked_example",
     "record_kind",
+    "response_batch",
     "text_example",
     "unpaired_example",
     "unshare",

@@ -268,11 +268,7 @@ def prompt_tokens(
     The prompt may be explicit or that of a preference pair. Raises ``InputError``.
     """
     context = _context(tokenizer, truncation, record_id, place, counters)
-    if record.get("prompt") is None and record.get("chosen") is not None:
-        prompt = _records.preference(record, context.place)[0]
-    else:
-        prompt = _records.content(_records.get(record, "prompt", context.place), "prompt", context.place)
-    ids = _prompt(context, prompt)
+    ids = _prompt(context, _records.prompt(record, context.place))
     if not ids:
         raise InputError(f"{context.place}: field 'prompt' is empty and the tokenizer has no BOS to start from")
     return truncation.prompt_ids(ids, (), bos=context.encoder.bos, place=context.place, counters=context.counters)

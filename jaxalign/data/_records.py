@@ -196,6 +196,13 @@ def preference(record: Record, place: str) -> tuple[Content, Content, Content]:
     return prompt, answer(chosen, "chosen", place), answer(rejected, "rejected", place)
 
 
+def prompt(record: Record, place: str) -> Content:
+    """The prompt of any record that has one, explicit or that of a preference pair."""
+    if record.get("prompt") is None and record.get("chosen") is not None:
+        return preference(record, place)[0]
+    return content(get(record, "prompt", place), "prompt", place)
+
+
 def ranked(record: Record, place: str) -> tuple[Content, list[Content], list[float], list[bool]]:
     """(prompt, responses, ratings, finished) of a rated record."""
     prompt = content(get(record, "prompt", place), "prompt", place)

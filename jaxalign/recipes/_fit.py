@@ -2,7 +2,6 @@
 
 import contextlib
 import dataclasses
-import json
 import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -16,8 +15,9 @@ from jaxalign.data import BatchSource, Example
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk
-from jaxalign.recipes._config import UNCHECKED, FitConfig
+from jaxalign.recipes._config import FitConfig
 from jaxalign.recipes._objective import Objective, Params
+from jaxalign.recipes._resume import open_run
 from jaxalign.recipes._split import Split, split_model
 
 __all__ = ["FitResult", "fit"]
@@ -140,11 +140,8 @@ def fit(
 
     checkpoints, restored = None, None
     if directory is not None:
-        checkpoints = _checkpoints(directory, config, identity)
         like = training.state_shapes(split.trainable, optimizer, dtype=config.parameter_dtype, extra=extra)
-        restored = checkpoints.restore(like, layout)
-        if jax.process_index() == 0:
-            (directory / "config.json").write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
+        checkpoints, restored = open_run(directory, config, identity, like, layout)
     if restored is None:
         state = training.create_state(
             split.trainable,
@@ -253,18 +250,6 @@ def _carried(examples: Sequence[Example], eval_examples: Sequence[Example]) -> s
     if different := sorted((carried ^ also) & {"trunk", "reference_log_probs"}):
         raise InputError(f"eval_examples: they and the examples must carry {different[0]} both, or neither")
     return carried
-
-
-def _checkpoints(directory: Path, config: FitConfig, identity: dict[str, Any] | None) -> training.Checkpoints:
-    """The run's checkpoints, which those of a run with another config are not."""
-    described = json.loads(json.dumps(dataclasses.asdict(config) | (identity or {}), default=str))
-    may_change = UNCHECKED
-    if config.optimizer.schedule != "constant":
-        # The schedule falls over the whole run: with another length every update so far would have been another.
-        may_change = UNCHECKED - {"max_steps", "epochs"}
-    return training.Checkpoints(
-        directory / "checkpoints", config=described, keep=config.keep_checkpoints, may_change=tuple(may_change)
-    )
 
 
 def _check_first_loss(loss: float, expected: float, tolerance: float) -> None:

@@ -46,10 +46,16 @@ class _Pending:
     step: int
     metrics: Metrics
     batch: Any
+    values: Mapping[str, float]
 
 
-MakeBatch = Callable[[TrainState, int], Any]
-"""``make(state, position) -> host batch``: a batch that the current parameters make, such as a rollout."""
+MakeBatch = Callable[[TrainState, int], tuple[Any, Mapping[str, float]]]
+"""``make(state, position) -> (batch, values)``: a batch that the current parameters make, such as a rollout, and what
+is to be written beside its step's metrics."""
+
+
+_Supply = tuple[Any, Any, Mapping[str, float]]
+"""(host batch, batch on the mesh, values beside its metrics)."""
 
 
 def run_loop(
@@ -69,7 +75,6 @@ def run_loop(
     observe: Callable[[int, Mapping[str, float]], None] | None = None,
     identify: Callable[[Any], Sequence[int]] | None = None,
     count_tokens: Callable[[Any], int] | None = None,
-    describe: Callable[[Any], Mapping[str, float]] | None = None,
     to_save: Callable[[TrainState], TrainState] | None = None,
 ) -> LoopResult:
     """Train until ``max_steps`` updates are applied, the batches end, or SIGTERM or SIGINT arrives.
@@ -83,7 +88,7 @@ def run_loop(
         step: the train step. It donates ``state``: use the returned one.
         state: the first state; its ``step`` is where counting starts.
         batches: host batches, the first one being number ``position``; on several processes, this process's rows. Or
-            a function ``(state, position) -> host batch``, called when the step before is dispatched.
+            a function ``(state, position) -> (batch, values)``, called when the step before is dispatched.
         max_steps: number of updates of the whole run, those before a resume included.
         frozen: the frozen trees, passed to every step.
         position: number of batches consumed before.
@@ -97,7 +102,6 @@ def run_loop(
         observe: called with every step's number and metrics (one step late); what it raises ends the run.
         identify: batch -> record ids, for the message about a non-finite step.
         count_tokens: batch -> number of tokens (of all processes).
-        describe: batch -> values of its own, written with its step's metrics.
         to_save: state -> what a checkpoint holds of it, where that is more than the step sees.
 
     Raises:
@@ -116,9 +120,8 @@ def run_loop(
         seconds, clock = now - clock, now
         tokens = count_tokens(late.batch) if count_tokens else 0
         speed = {"seconds": seconds} | ({"tokens": tokens, "tokens_per_second": tokens / seconds} if tokens else {})
-        found |= describe(late.batch) if describe else {}
         if writer:
-            writer.write(late.step, found | speed)
+            writer.write(late.step, {**found, **late.values, **speed})
         return found, tokens
 
     def read(late: _Pending) -> dict[str, float]:
@@ -141,20 +144,21 @@ def run_loop(
                 writer.write(index, results)
             clock += time.monotonic() - begin
 
-    def supply() -> Iterator[tuple[Any, Any]]:
-        """(host batch, batch on the mesh): read ahead where they are at hand, one by one where the state makes them."""
+    def supply() -> Iterator[_Supply]:
+        """Read ahead where batches are at hand, one by one where the state makes them."""
         if not callable(batches):
-            yield from prefetch(itertools.islice(batches, max(max_steps - index, 0)), step.mesh)
+            for batch, placed in prefetch(itertools.islice(batches, max(max_steps - index, 0)), step.mesh):
+                yield batch, placed, {}
             return
         while index < max_steps:
-            batch = batches(state, position)
-            yield batch, put_batch(batch, step.mesh)
+            batch, described = batches(state, position)
+            yield batch, put_batch(batch, step.mesh), described
 
     def save() -> None:
         if checkpoints:
             checkpoints.save(index, to_save(state) if to_save else state, position=position, metrics=values)
 
-    def attempt(supplied: Iterator[tuple[Any, Any]]) -> Iterator[tuple[Any, Any]]:
+    def attempt(supplied: Iterator[_Supply]) -> Iterator[_Supply]:
         """The same, but a batch that cannot be made costs nothing of what has been trained."""
         nonlocal values, pending
         try:
@@ -171,10 +175,10 @@ def run_loop(
         with StopRequest() as stop:
             if index == 0 and index < max_steps:
                 run_evaluation()
-            for batch, placed in attempt(supply()):
+            for batch, placed, described in attempt(supply()):
                 state, metrics = step(state, frozen, placed)
                 index, position = index + 1, position + 1
-                late, pending = pending, _Pending(index, metrics, batch)
+                late, pending = pending, _Pending(index, metrics, batch, described)
                 if late:
                     values = read(late)
                 if index == max_steps:

@@ -1,0 +1,40 @@
+"""The checkpoints of a run, and which settings make another run of it."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import jax
+
+from jaxalign.recipes._config import UNCHECKED, TrainConfig
+from jaxalign.training import Checkpoints, Restored, TrainState
+
+__all__ = ["open_run"]
+
+
+def open_run(
+    directory: Path, config: TrainConfig, identity: dict[str, Any] | None, like: TrainState, layout: TrainState
+) -> tuple[Checkpoints, Restored | None]:
+    """The run's checkpoints in ``directory`` and the newest of them; then writes ``config.json``.
+
+    Args:
+      directory: the run's folder.
+      config, identity: what decides the run's numbers; ``identity`` is what is not in the config (data, weights).
+      like, layout: shapes and shardings of its state.
+
+    Raises:
+      InputError: what is there is of a run with another config.
+    """
+    described = json.loads(json.dumps(dataclasses.asdict(config) | (identity or {}), default=str))
+    may_change = UNCHECKED
+    if config.optimizer.schedule != "constant":
+        # The schedule falls over the whole run: with another length every update so far would have been another.
+        may_change = UNCHECKED - {"max_steps", "epochs"}
+    checkpoints = Checkpoints(
+        directory / "checkpoints", config=described, keep=config.keep_checkpoints, may_change=tuple(may_change)
+    )
+    restored = checkpoints.restore(like, layout)
+    if jax.process_index() == 0:
+        (directory / "config.json").write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
+    return checkpoints, restored
