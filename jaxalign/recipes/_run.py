@@ -3,7 +3,7 @@
 import hashlib
 import logging
 from collections.abc import Callable
-from typing import Any
+from typing import Any, Protocol
 
 import jax
 
@@ -11,13 +11,31 @@ from jaxalign import data, models, sharding, training
 from jaxalign.data import Counters, Example, Records, load_tokenizer
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
-from jaxalign.recipes._config import RunConfig
+from jaxalign.recipes._config import FolderConfig, RunConfig
 from jaxalign.recipes._fit import fit
 from jaxalign.recipes._objective import Objective, Params
 
-__all__ = ["load_tokenizer", "run_recipe"]
+__all__ = ["Trained", "load_tokenizer", "run_recipe", "same_shape", "say", "weights_name", "write_final"]
 
 logger = logging.getLogger(__name__)
+
+
+class Trained(Protocol):
+    """What a training run returns, whatever its method."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def params(self) -> Params: ...
+    @property
+    def step(self) -> int: ...
+    @property
+    def interrupted(self) -> bool: ...
+    @property
+    def lora_config(self) -> ModelConfig | None: ...
+    @property
+    def lora(self) -> Params | None: ...
+
 
 Build = Callable[[Records, Any], tuple[list[Example], Counters]]
 
@@ -48,7 +66,7 @@ def run_recipe(
         raise InputError(
             f"--model: {config.model} is a classifier with {model_config.labels} labels, no language model"
         )
-    if reference is not None and _shape(models.load_config(reference)) != _shape(model_config):
+    if reference is not None and not same_shape(models.load_config(reference), model_config):
         raise InputError("--reference: the reference model has another architecture than --model")
     tokenizer = load_tokenizer(config.model)
     examples = _examples(config.dataset, records, build, tokenizer, require_pairs)
@@ -62,9 +80,9 @@ def run_recipe(
     if reference is not None:
         reference_params = models.load_pretrained(reference, mesh=mesh)[1]
     # A folder of the same name may hold other weights by the time a run goes on.
-    identity = {"tokenised data": data.fingerprint(examples), "weights of --model": _weights(params)}
+    identity = {"tokenised data": data.fingerprint(examples), "weights of --model": weights_name(params)}
     if reference_params is not None:
-        identity["weights of --reference"] = _weights(reference_params)
+        identity["weights of --reference"] = weights_name(reference_params)
     result = fit(
         model_config,
         params,
@@ -79,24 +97,29 @@ def run_recipe(
         identity=identity,
         title=title,
     )
+    write_final(config, result, tokenizer)
+
+
+def write_final(config: FolderConfig, result: Trained, tokenizer: Any) -> None:
+    """Write ``final``, and ``adapter`` where one trained; an interrupted run writes neither and says how it goes on."""
     if result.interrupted:
-        _say(f"stopped at step {result.step}; the same command continues from there")
+        say(f"stopped at step {result.step}; the same command continues from there")
         return
     final = config.output_dir / "final"
     save_dtype = config.save_dtype or config.parameter_dtype
     whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == save_dtype else leaf.astype(save_dtype), result.params)
     models.save_pretrained(final, result.config.replace(compute_dtype="float32"), whole, tokenizer)
     if result.lora is None or result.lora_config is None:
-        _say(f"{result.step} steps done; the model is in {final}")
+        say(f"{result.step} steps done; the model is in {final}")
         return
     adapter = config.output_dir / "adapter"
     models.save_adapter(adapter, result.lora_config, result.lora, base_name=config.model)
-    _say(f"{result.step} steps done; the model is in {final}, its adapter alone in {adapter}")
+    say(f"{result.step} steps done; the model is in {final}, its adapter alone in {adapter}")
 
 
 def _examples(name: str, records: Records, build: Build, tokenizer: Any, require_pairs: bool) -> list[Example]:
     examples, counters = build(records, tokenizer)
-    _say(f"{name}: {counters.summary()}")
+    say(f"{name}: {counters.summary()}")
     if require_pairs and not all(example.count("pair") for example in examples):
         odd = next(example for example in examples if not example.count("pair"))
         raise InputError(
@@ -111,16 +134,19 @@ def _examples(name: str, records: Records, build: Build, tokenizer: Any, require
     return examples
 
 
-def _shape(config: ModelConfig) -> ModelConfig:
-    return config.replace(extra=(), stacks=(config.layers,), remat="none", compute_dtype="float32")
+def same_shape(one: ModelConfig, other: ModelConfig) -> bool:
+    """Whether two models have the same parameters and compute the same of them."""
+    plain = {"extra": (), "remat": "none", "compute_dtype": "float32"}
+    return one.replace(**plain, stacks=(one.layers,)) == other.replace(**plain, stacks=(other.layers,))
 
 
-def _weights(params: Params) -> str:
+def weights_name(params: Params) -> str:
     """The name of parameters by their content, on any mesh."""
     return hashlib.sha256(repr(sorted(training.fingerprint(params).items())).encode()).hexdigest()
 
 
-def _say(line: str) -> None:
+def say(line: str) -> None:
+    """A line on standard error, from one process."""
     if jax.process_index() == 0:
         from rich.console import Console
 
