@@ -1,5 +1,6 @@
 """The loop: order, rows, evaluation, a non-finite step, signals."""
 
+import dataclasses
 import json
 import os
 import signal
@@ -216,3 +217,60 @@ def test_in_process_resume_is_exact(tmp_path):
     assert fingerprint(rest.state) == fingerprint(whole.state)
     assert rest.metrics == whole.metrics
     assert rest.position == 20
+
+
+def test_batches_may_be_made_by_the_state(tmp_path):
+    step, state, frozen, _, _ = setup()
+    steps = []
+
+    def make(state, position):
+        steps.append((int(state.step), position))
+        return make_batch(position), {"made": float(position)}
+
+    with MetricWriter(tmp_path / "m.jsonl") as writer:
+        made = run_loop(step, state, make, frozen=frozen, max_steps=4, writer=writer)
+    assert steps == [(0, 0), (1, 1), (2, 2), (3, 3)]  # the state that every step before has updated
+    assert [row["made"] for row in rows(tmp_path / "m.jsonl")] == [0, 1, 2, 3]
+    step, state, frozen, _, _ = setup()
+    read = run_loop(step, state, batches_from(0), frozen=frozen, max_steps=4)
+    assert fingerprint(made.state) == fingerprint(read.state)
+
+
+@pytest.mark.parametrize("made", [False, True], ids=["read", "made"])
+def test_a_batch_that_cannot_be_made_loses_nothing(made, tmp_path):
+    step, state, frozen, _, layout = setup()
+
+    def make(state, position):
+        if position == 3:
+            raise ValueError("a broken batch")
+        return make_batch(position), {}
+
+    batches = make if made else (make(state, position)[0] for position in range(9))
+    with Checkpoints(tmp_path / "c") as checkpoints, MetricWriter(tmp_path / "m.jsonl") as writer:
+        with pytest.raises(ValueError, match="a broken batch"):
+            run_loop(step, state, batches, frozen=frozen, max_steps=9, checkpoints=checkpoints, writer=writer)
+        done = 3 if made else 2  # batches are read one ahead
+        assert checkpoints.steps() == [done]
+        restored = checkpoints.restore(setup()[1], layout)
+    assert (restored.step, restored.position) == (done, done)
+    assert [row["step"] for row in rows(tmp_path / "m.jsonl")] == list(range(1, done + 1))
+
+
+def test_what_is_saved_may_be_more_than_the_state(tmp_path):
+    step, state, frozen, _, _ = setup()
+    with Checkpoints(tmp_path / "c") as checkpoints:
+        result = run_loop(
+            step,
+            state,
+            batches_from(0),
+            frozen=frozen,
+            max_steps=1,
+            checkpoints=checkpoints,
+            to_save=lambda state: dataclasses.replace(state, extra={"ahead": np.arange(3)}),
+        )
+        saved = dataclasses.replace(result.state, extra={"ahead": np.zeros(3, np.int64)})
+        like = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), saved)
+        whole = jax.sharding.SingleDeviceSharding(jax.devices()[0])
+        restored = checkpoints.restore(like, jax.tree.map(lambda _: whole, like))
+    assert restored.state.extra["ahead"].tolist() == [0, 1, 2]
+    assert result.state.extra == {}
