@@ -10,6 +10,8 @@ BFLOAT16 = 2e-2
 PARITY_LOGITS = 2e-5
 # Hidden states layer by layer against another framework's, relative.
 PARITY_HIDDEN = 1e-5
+# The cached sampler against one pass over the whole sequence, nats a token, float32.
+SAMPLER_LOG_PROBS = 2e-5
 # Finite differences in float64 (jax.test_util.check_grads): rtol = atol.
 CHECK_GRADS_FLOAT64 = 1e-6
 # Coverage of a 95 % interval over 1,000 simulated data sets: four standard deviations, 4 * sqrt(.95 * .05 / 1000).

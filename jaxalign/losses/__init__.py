@@ -4,6 +4,7 @@ Here live the token, pair, unpaired and reward losses, the log-probabilities the
 sum them. Imports jax and nothing of ours: no parameters, no random numbers, no files, no flags.
 """
 
+from jaxalign.losses._advantages import generalised_advantages, kl_penalised_rewards, missing_eos_scores
 from jaxalign.losses._divergence import (
     alpha_divergence_ratio,
     divergence_ratio,
@@ -11,7 +12,9 @@ from jaxalign.losses._divergence import (
     jensen_shannon_ratio,
     reverse_kl_ratio,
 )
+from jaxalign.losses._entropy import fused_token_entropy
 from jaxalign.losses._fused import fused_token_log_probs
+from jaxalign.losses._policy_gradient import adaptive_kl_coefficient, ppo_clipped, ppo_policy, ppo_value
 from jaxalign.losses._preference import dpo, hinge, implicit_reward, ipo, robust_dpo, unweighted_dpo
 from jaxalign.losses._reductions import masked_mean, masked_sum, masked_var, whiten
 from jaxalign.losses._reference_free import orpo, simpo, wpo_weights
@@ -29,6 +32,7 @@ from jaxalign.losses._unpaired import bco, bco_shift, kto, kto_reference_kl
 from jaxalign.losses._variants import apo_down, apo_zero, discopop, exo, nca, sppo_hard
 
 __all__ = [
+    "adaptive_kl_coefficient",
     "alpha_divergence_ratio",
     "aot",
     "aot_unpaired",
@@ -43,21 +47,28 @@ __all__ = [
     "dpo",
     "exo",
     "forward_kl_ratio",
+    "fused_token_entropy",
     "fused_token_log_probs",
+    "generalised_advantages",
     "hinge",
     "implicit_reward",
     "ipo",
     "jensen_shannon_ratio",
     "kl_estimate",
+    "kl_penalised_rewards",
     "kto",
     "kto_reference_kl",
     "length_desensitised_weights",
     "masked_mean",
     "masked_sum",
     "masked_var",
+    "missing_eos_scores",
     "nca",
     "orpo",
     "plackett_luce",
+    "ppo_clipped",
+    "ppo_policy",
+    "ppo_value",
     "reverse_kl_ratio",
     "reward_centering",
     "robust_dpo",

@@ -19,7 +19,7 @@ from jaxalign.models._lora import LoRA
 from jaxalign.models._peft import load_adapter, save_adapter
 from jaxalign.models._rope import RopeScaling
 from jaxalign.models._save import save_pretrained
-from jaxalign.models._scores import target_log_probs
+from jaxalign.models._scores import target_entropy, target_log_probs
 from jaxalign.models._tokenizer_files import TokenizerFiles
 from jaxalign.models.encoders import EncoderConfig
 
@@ -53,6 +53,7 @@ __all__ = [
     "save_adapter",
     "save_pretrained",
     "score",
+    "target_entropy",
     "target_log_probs",
     "trunk",
     "unembed",

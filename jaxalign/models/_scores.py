@@ -1,5 +1,7 @@
 """From hidden states to log-probabilities of given targets, on one device or sharded."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
@@ -38,23 +40,54 @@ def target_log_probs(
     Returns:
         float32 ``[..., S]``, natural logarithms (nats).
     """
+    return _at_sources(config, params, hidden, source_index, targets, temperature)
+
+
+def target_entropy(
+    config: ModelConfig,
+    params: Params,
+    hidden: jax.Array,
+    source_index: jax.Array,
+    *,
+    temperature: float = 1.0,
+) -> jax.Array:
+    """Entropy of softmax(z / temperature), z = ``unembed(hidden[source_index])``, never holding ``[S, V]``.
+
+    Arguments, sharding and padding as in :func:`target_log_probs`.
+
+    Returns:
+        float32 ``[..., S]``, nats.
+    """
+    return _at_sources(config, params, hidden, source_index, None, temperature)
+
+
+def _at_sources(
+    config: ModelConfig,
+    params: Params,
+    hidden: jax.Array,
+    source_index: jax.Array,
+    targets: jax.Array | None,
+    temperature: float,
+) -> jax.Array:
+    """Log-probs of ``targets`` at the sources or, without targets, the entropy there."""
     matrix = unembedding(config, params)
     bias = params["unembed"]["bias"] if config.unembedding_bias else None
     hidden = hidden.reshape(-1, *hidden.shape[-2:])
-    index, ids = (array.reshape(-1, array.shape[-1]) for array in (source_index, targets))
+    index = source_index.reshape(-1, source_index.shape[-1])
+    ids = None if targets is None else targets.reshape(index.shape)
     mesh = ambient_mesh()
     if mesh is None:
         scores = _score(config, hidden, index, ids, matrix, bias, temperature, None)
     else:
         scores = _sharded(config, mesh, hidden, index, ids, matrix, bias, temperature)
-    return scores.reshape(targets.shape)
+    return scores.reshape(source_index.shape)
 
 
 def _score(
     config: ModelConfig,
     hidden: jax.Array,
     index: jax.Array,
-    ids: jax.Array,
+    ids: jax.Array | None,
     matrix: jax.Array,
     bias: jax.Array | None,
     temperature: float,
@@ -63,15 +96,15 @@ def _score(
     # By way of float32: where several targets have one source, its gradient is a sum.
     wide = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
     sources = jnp.take_along_axis(wide, index[..., None], axis=1).astype(hidden.dtype)
-    return losses.fused_token_log_probs(
-        sources,
-        matrix.astype(hidden.dtype),
-        ids,
-        bias=bias,
-        soft_cap=config.logit_soft_cap,
-        temperature=temperature,
-        vocabulary_axis=vocabulary_axis,
-    )
+    options: dict[str, Any] = {
+        "bias": bias,
+        "soft_cap": config.logit_soft_cap,
+        "temperature": temperature,
+        "vocabulary_axis": vocabulary_axis,
+    }
+    if ids is None:
+        return losses.fused_token_entropy(sources, matrix.astype(hidden.dtype), **options)
+    return losses.fused_token_log_probs(sources, matrix.astype(hidden.dtype), ids, **options)
 
 
 def _sharded(
@@ -79,7 +112,7 @@ def _sharded(
     mesh: AbstractMesh,
     hidden: jax.Array,
     index: jax.Array,
-    ids: jax.Array,
+    ids: jax.Array | None,
     matrix: jax.Array,
     bias: jax.Array | None,
     temperature: float,
@@ -92,7 +125,7 @@ def _sharded(
     by_row = PartitionSpec(rows)
 
     def local(
-        hidden: jax.Array, index: jax.Array, ids: jax.Array, matrix: jax.Array, bias: jax.Array | None
+        hidden: jax.Array, index: jax.Array, ids: jax.Array | None, matrix: jax.Array, bias: jax.Array | None
     ) -> jax.Array:
         if gathered:
             matrix = jax.lax.all_gather(matrix, WEIGHT_AXIS, axis=1, tiled=True)
