@@ -17,6 +17,7 @@ from jaxalign.models._freeze import combine, freeze, restack
 from jaxalign.models._load import load_config, load_pretrained
 from jaxalign.models._lora import LoRA
 from jaxalign.models._peft import load_adapter, save_adapter
+from jaxalign.models._reward_model import RewardModel, add_score_head, load_reward_model, save_reward_model
 from jaxalign.models._rope import RopeScaling
 from jaxalign.models._save import save_pretrained
 from jaxalign.models._scores import target_entropy, target_log_probs
@@ -30,8 +31,10 @@ __all__ = [
     "Labels",
     "LoRA",
     "ModelConfig",
+    "RewardModel",
     "RopeScaling",
     "TokenizerFiles",
+    "add_score_head",
     "apply",
     "classify",
     "combine",
@@ -45,6 +48,7 @@ __all__ = [
     "load_config",
     "load_labels",
     "load_pretrained",
+    "load_reward_model",
     "logical_axes",
     "logits",
     "lora_axes",
@@ -52,6 +56,7 @@ __all__ = [
     "restack",
     "save_adapter",
     "save_pretrained",
+    "save_reward_model",
     "score",
     "target_entropy",
     "target_log_probs",

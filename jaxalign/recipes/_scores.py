@@ -14,7 +14,7 @@ from jaxalign import losses, models
 from jaxalign.data import Batch
 from jaxalign.models import ModelConfig
 
-__all__ = ["PairScores", "pair_scores", "score_targets", "sum_by_pair", "sum_by_sequence"]
+__all__ = ["PairScores", "pair_scores", "score_targets", "sequence_scores", "sum_by_pair", "sum_by_sequence"]
 
 Params = Any
 
@@ -54,6 +54,75 @@ def score_targets(
         config, params, hidden, batch.source_index, batch.targets, temperature=temperature
     )
     return jnp.where(batch.target_mask, log_probs, 0.0)
+
+
+def sequence_scores(
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    *,
+    trunk: jax.Array | None = None,
+    dropout_key: jax.Array | None = None,
+) -> jax.Array:
+    """The score of every sequence, read at its last supervised token: the EOS of a finished answer.
+
+    Args:
+      config, params: a model with one label.
+      batch: the rows.
+      trunk, dropout_key: as in :func:`score_targets`.
+
+    Returns:
+      float32 ``[B, Q]``, unnormalised; 0 in slots without a sequence.
+    """
+    hidden = models.apply(
+        config,
+        params,
+        batch.tokens,
+        positions=batch.positions,
+        example=batch.example,
+        branch=batch.branch if batch.branched else None,
+        trunk=trunk,
+        dropout_keys=_dropout_keys(config, batch, dropout_key),
+    )
+    column, found = _last_columns(batch)
+    by_row = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])  # the rows of a pair side by side: [B, R T, D]
+    last = jnp.take_along_axis(by_row, column[..., None], axis=1)
+    return jnp.where(found, models.score(config, params, last)[..., 0], 0.0)
+
+
+def _last_columns(batch: Batch) -> tuple[jax.Array, jax.Array]:
+    """(column in ``[R T]`` of every sequence's last supervised token, whether it has one), each ``[B, Q]``.
+
+    The token is found from its source: in the same row and example, one position on, in the source's branch or, after a
+    shared prompt, in any. Where several answers begin with the same token any of theirs will do: as long as an answer
+    is no longer than that, they see the same.
+    """
+    rows, length = batch.tokens.shape[0], batch.tokens.shape[-1]
+
+    def flat(x: jax.Array) -> jax.Array:
+        return x.reshape(rows, -1)
+
+    line = jnp.arange(flat(batch.tokens).shape[1]) // length
+    slots = jnp.arange(batch.sequence_mask.shape[-1])
+    owned = (flat(batch.target_sequence)[:, None] == slots[:, None]) & flat(batch.target_mask)[:, None]  # [B, Q, R S]
+    places = jnp.arange(owned.shape[-1])
+    target = jnp.max(jnp.where(owned, places, -1), axis=-1)  # [B, Q]
+    found, target = target >= 0, jnp.maximum(target, 0)
+    source_line = target // batch.targets.shape[-1]
+    source = jnp.take_along_axis(flat(batch.source_index), target, axis=1) + source_line * length
+
+    def of_source(x: jax.Array) -> jax.Array:
+        return jnp.take_along_axis(flat(x), source, axis=1)[..., None]
+
+    branch = of_source(batch.branch)
+    matches = (
+        (line == source_line[..., None])
+        & (flat(batch.example)[:, None] == of_source(batch.example))
+        & (flat(batch.positions)[:, None] == of_source(batch.positions) + 1)
+        & (flat(batch.tokens)[:, None] == jnp.take_along_axis(flat(batch.targets), target, axis=1)[..., None])
+        & ((branch == 0) | (flat(batch.branch)[:, None] == branch))
+    )
+    return jnp.argmax(matches, axis=-1), found
 
 
 def _dropout_keys(config: ModelConfig, batch: Batch, key: jax.Array | None) -> jax.Array | None:
