@@ -4,15 +4,17 @@ Takes a config, a parameter tree and token ids; knows nothing of losses, trainin
 functions from texts to numbers.
 """
 
-from jaxalign.sampling._best_of_n import TextReward, best_of, best_of_n, best_of_n_kl_bound, score_texts
-from jaxalign.sampling._classifier import ClassifierReward, classifier_reward
+from jaxalign.sampling._best_of_n import best_of, best_of_n, best_of_n_kl_bound
+from jaxalign.sampling._classifier import ClassifierReward, TruncationPolicy, classifier_reward
 from jaxalign.sampling._generate import generate
 from jaxalign.sampling._samples import Samples
+from jaxalign.sampling._text_reward import TextReward, score_texts
 
 __all__ = [
     "ClassifierReward",
     "Samples",
     "TextReward",
+    "TruncationPolicy",
     "best_of",
     "best_of_n",
     "best_of_n_kl_bound",

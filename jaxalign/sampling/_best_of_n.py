@@ -1,15 +1,12 @@
-"""Best-of-N: sample N, keep the one the reward likes best; and scores of a text reward, checked."""
+"""Best-of-N: sample N, keep the one the reward likes best."""
 
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import numpy as np
 
 from jaxalign.errors import InputError
 from jaxalign.sampling._samples import Array, Samples
-
-TextReward = Callable[[Sequence[Any], Sequence[Any]], Any]
+from jaxalign.sampling._text_reward import Defect, as_floats
 
 
 def best_of_n(scores: Array) -> np.ndarray:
@@ -74,32 +71,11 @@ def best_of(samples: Samples, scores: Array, n: int | None = None) -> Samples:
     return samples.rows(np.arange(prompts) * count + best_of_n(checked)[:, n - 1])
 
 
-def score_texts(reward: TextReward, prompts: Sequence[Any], completions: Sequence[Any]) -> np.ndarray:
-    """Call a text reward, any ``f(prompts, completions) -> scores``, and check what it returns.
-
-    Args:
-        reward: the function; called once with both lists.
-        prompts, completions: n each, usually strings; with k samples a prompt, repeat each prompt k times.
-
-    Returns:
-        float64 ``[n]``.
-
-    Raises:
-        InputError: the lists differ in length, or the scores are not n finite numbers; the message names the prompt.
-    """
-    if len(prompts) != len(completions):
-        raise InputError(f"reward: {len(prompts)} prompts but {len(completions)} completions")
-    scores = _as_floats(reward(prompts, completions))
-    if scores.shape != (len(prompts),):
-        raise InputError(f"reward: expected {len(prompts)} scores, one a prompt, got shape {list(scores.shape)}")
-    bad = np.flatnonzero(~np.isfinite(scores))
-    if bad.size:
-        raise InputError(f"reward: the score of prompt {int(bad[0])} is not finite: {scores[bad[0]]}")
-    return scores
-
-
 def _check_scores(scores: Array) -> np.ndarray:
-    checked = _as_floats(scores)
+    try:
+        checked = as_floats(scores, lambda prompt: (f"the score of prompt {prompt}", prompt))
+    except Defect as defect:
+        raise InputError(defect.problem) from defect
     if checked.ndim != 2 or 0 in checked.shape:
         raise InputError(f"scores must have shape [prompts, samples], got {list(checked.shape)}")
     bad = np.argwhere(~np.isfinite(checked))
@@ -107,18 +83,3 @@ def _check_scores(scores: Array) -> np.ndarray:
         prompt, sample = map(int, bad[0])
         raise InputError(f"the score of prompt {prompt}, sample {sample} is not finite: {checked[prompt, sample]}")
     return checked
-
-
-def _as_floats(scores: Any) -> np.ndarray:
-    """Numbers of any dtype (bfloat16 too) as float64; text, None, booleans and ragged lists are refused."""
-    if isinstance(scores, list | tuple):
-        for index, score in enumerate(scores):
-            if score is None or isinstance(score, str | bytes | bool):
-                raise InputError(f"reward: the score of prompt {index} is not a number: {score!r}")
-    try:
-        array = np.asarray(scores)
-        if array.dtype.kind in "bOSUcMm":
-            raise TypeError(f"dtype {array.dtype}")
-        return array.astype(np.float64)
-    except (TypeError, ValueError) as error:
-        raise InputError(f"scores must be real numbers: {error}") from error

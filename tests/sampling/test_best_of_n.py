@@ -1,4 +1,4 @@
-"""Best-of-N and checked text rewards."""
+"""Best-of-N."""
 
 import math
 
@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 
 from jaxalign.errors import InputError
-from jaxalign.sampling import Samples, best_of, best_of_n, best_of_n_kl_bound, score_texts
+from jaxalign.sampling import Samples, best_of, best_of_n, best_of_n_kl_bound
 
 
 def test_best_of_n_is_nested():
@@ -63,43 +63,11 @@ def test_best_of_selects_prompt_major_rows():
         (np.zeros((0, 3)), r"shape \[prompts, samples\]"),
         ([[1.0, 2.0], [0.0, float("nan")]], "prompt 1, sample 1 is not finite"),
         ([["a", "b"]], "real numbers"),
+        ([[1.0, None]], "real numbers"),
+        ([None, [1.0]], "score of prompt 0 is not a number: None"),
         ([[1.0], [1.0, 2.0]], "real numbers"),
     ],
 )
 def test_bad_scores(scores, message):
     with pytest.raises(InputError, match=message):
         best_of_n(scores)
-
-
-def test_text_reward():
-    def length(prompts, completions):
-        return [len(prompt) + len(completion) for prompt, completion in zip(prompts, completions, strict=True)]
-
-    scores = score_texts(length, ["a", "bb"], ["", "ccc"])
-    assert scores.dtype == np.float64
-    assert scores.tolist() == [1.0, 5.0]
-    assert score_texts(lambda p, c: jnp.asarray([0.5, 0.25], jnp.bfloat16), ["a", "b"], ["", ""]).tolist() == [
-        0.5,
-        0.25,
-    ]
-
-
-@pytest.mark.parametrize(
-    ("returned", "message"),
-    [
-        ([1.0], "expected 2 scores"),
-        ([[1.0, 2.0]], "expected 2 scores"),
-        ([1.0, float("inf")], "score of prompt 1 is not finite"),
-        ([1.0, None], "score of prompt 1 is not a number: None"),
-        (["x", 1.0], "score of prompt 0 is not a number: 'x'"),
-        (np.asarray([1j, 2j]), "real numbers"),
-    ],
-)
-def test_bad_text_rewards(returned, message):
-    with pytest.raises(InputError, match=message):
-        score_texts(lambda prompts, completions: returned, ["a", "b"], ["", ""])
-
-
-def test_unequal_lists():
-    with pytest.raises(InputError, match="2 prompts but 1 completions"):
-        score_texts(lambda p, c: [0.0], ["a", "b"], [""])
