@@ -6,12 +6,12 @@ import difflib
 import io
 import re
 import typing
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from jaxalign.errors import InputError
 
-__all__ = ["parse"]
+__all__ = ["parse", "with_preset"]
 
 
 def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> Any:
@@ -50,6 +50,31 @@ def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> 
         if not stop.code:
             raise
         raise InputError(_one_line(said.getvalue())) from None
+
+
+def with_preset(flags: Sequence[str], presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """The flags with ``--preset NAME`` replaced by what it stands for; flags that are given as well win.
+
+    Raises:
+      InputError: a preset that is not there, or none.
+    """
+    found, rest, waiting = None, [], False
+    for token in flags:
+        if waiting:
+            found, waiting = token, False
+        elif presets and token.split("=", 1)[0] == "--preset":
+            waiting = "=" not in token
+            found = None if waiting else token.split("=", 1)[1]
+        else:
+            rest.append(token)
+    if waiting or (found is not None and found not in presets):
+        raise InputError(f"--preset: expected one of {', '.join(presets)}" + (f", got {found}" if found else ""))
+    given = {token.split("=", 1)[0].replace("_", "-") for token in rest}
+    for name, value in presets.get(found or "", {}).items():
+        flag = "--" + name.replace("_", "-")
+        if flag not in given:
+            rest += [flag, str(value)]
+    return rest
 
 
 def _names(config: type) -> Iterator[tuple[str, Any]]:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jaxalign
-from jaxalign.cli._flags import parse
+from jaxalign.cli._flags import parse, with_preset
 from jaxalign.errors import InputError
 
 __all__ = ["main"]
@@ -28,6 +28,7 @@ class _Command:
 COMMANDS = {
     "sft": _Command("fine-tune on demonstrations", "jaxalign.recipes.sft", "SFTConfig", "run"),
     "dpo": _Command("train on preference pairs: DPO and its variants", "jaxalign.recipes.dpo", "DPOConfig", "run"),
+    "ppo": _Command("raise a reward, near the start: PPO", "jaxalign.recipes.ppo", "PPOConfig", "run"),
     "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
     "convert": _Command("read a model, check it, write it anew", "jaxalign.cli._convert", "ConvertConfig", "run"),
 }
@@ -55,6 +56,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = COMMANDS[name]
         module = importlib.import_module(command.module)
+        flags = with_preset(flags, getattr(module, "PRESETS", {}))
         config = parse(getattr(module, command.config), flags, program=f"jaxalign {name}", summary=command.summary)
         getattr(module, command.run)(config)
     except InputError as error:

@@ -11,6 +11,8 @@ from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._likelihood import likelihood_objective
 from jaxalign.recipes._objective import Objective
 from jaxalign.recipes._pairs import preference_objective
+from jaxalign.recipes._ppo import PPOResult, fit_ppo
+from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._preference import LOSSES, PreferenceObjective
 from jaxalign.recipes._run import load_tokenizer
 from jaxalign.recipes._scores import score_targets
@@ -24,6 +26,8 @@ __all__ = [
     "FitResult",
     "FolderConfig",
     "Objective",
+    "PPOFitConfig",
+    "PPOResult",
     "PreferenceObjective",
     "RunConfig",
     "SFTConfig",
@@ -33,6 +37,7 @@ __all__ = [
     "dpo",
     "example_log_probs",
     "fit",
+    "fit_ppo",
     "likelihood_objective",
     "load_tokenizer",
     "preference_objective",

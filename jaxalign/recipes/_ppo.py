@@ -1,0 +1,209 @@
+"""PPO over prompts that are at hand: models, rollouts, updates, checkpoints, put together."""
+
+import contextlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from jaxalign import sharding, training
+from jaxalign.data import Prompt
+from jaxalign.errors import InputError
+from jaxalign.models import ModelConfig, RewardModel
+from jaxalign.recipes._actor_critic import make_actor_critic
+from jaxalign.recipes._objective import Params
+from jaxalign.recipes._ppo_config import PPOFitConfig
+from jaxalign.recipes._ppo_update import make_ppo_step, make_rollout_pass
+from jaxalign.recipes._resume import open_run
+from jaxalign.recipes._rollout import RolloutSource, Texts
+from jaxalign.sampling import TextReward
+
+__all__ = ["PPOResult", "fit_ppo"]
+
+SHOWN = ("objective/scores", "objective/kl", "objective/kl_coefficient")
+
+
+@dataclass(frozen=True)
+class PPOResult:
+    """A policy trained with PPO and how its training ended; as ``FitResult``."""
+
+    config: ModelConfig
+    params: Params
+    """The whole policy."""
+    step: int
+    """Updates (rollouts trained on)."""
+    metrics: dict[str, float]
+    interrupted: bool
+    lora_config: ModelConfig | None = None
+    lora: Params | None = None
+
+
+def fit_ppo(
+    model_config: ModelConfig,
+    params: Params,
+    prompts: Sequence[Prompt],
+    reward: TextReward | RewardModel,
+    config: PPOFitConfig,
+    *,
+    decode: Callable[[list[int]], str],
+    stop_tokens: Sequence[int],
+    critic: RewardModel | None = None,
+    reference: Params | None = None,
+    directory: str | Path | None = None,
+    pad_token: int = 0,
+    identity: dict[str, Any] | None = None,
+    evaluate: Callable[[int, Params], dict[str, float]] | None = None,
+    evaluate_every: int = 0,
+    report: Callable[[int, int, str], None] | None = None,
+    title: str = "ppo",
+) -> PPOResult:
+    """Train a policy to raise a reward, held near where it started by a KL penalty.
+
+        maximise E_{y ~ pi(. | x)} [r(x, y)] - beta KL(pi || ref)
+
+    (Ziegler et al. 2019, arXiv 1909.08593; Schulman et al. 2017, arXiv 1707.06347.) One update: sample ``batch_size``
+    responses, rate them, give every token its share, take ``ppo_epochs`` x ``minibatches`` optimizer steps.
+
+    Args:
+      model_config, params: the policy to start from, usually an SFT model; ``params`` is copied, not consumed.
+      prompts: what is sampled from, in an order that is a function of the seed.
+      reward: any ``f(prompts, completions) -> scores``, called on the host with each prompt's ``content`` and the
+        decoded completion; or a reward model with the policy's tokenizer, which is computed on the devices.
+      config: the run.
+      decode: ids -> text, for a text reward.
+      stop_tokens: ids that end a response (the EOS).
+      critic: what the critic starts as; None = the reward where that is a model, else the policy with a head of zeros.
+      reference: the reference's parameters; None = the policy as it starts.
+      directory: where checkpoints and metrics.jsonl go; a run that is there continues. None keeps nothing.
+      pad_token: id written into padding; no result depends on it.
+      identity: further values that a continued run must share with the one it continues.
+      evaluate: ``(update, whole policy's parameters, in one stack) -> values``, written beside the metrics; before the
+        first update, every ``evaluate_every`` updates and after the last.
+      evaluate_every: updates between evaluations; 0 = only at the beginning and the end.
+      report: called as ``report(done, total, note)`` after every update, instead of a progress bar.
+      title: the word before the progress bar.
+
+    Raises:
+      InputError: a setting that does not fit models or data; a reward that raises, has the wrong length or is not
+        finite (it names the update and the prompt; the state is saved, the same call continues there).
+      TrainingError: a loss or gradient that is not finite.
+    """
+    if jax.process_count() > 1:
+        raise InputError("ppo: runs in one process; it takes all the devices of that process (--mesh)")
+    if config.overlap_rewards and isinstance(reward, RewardModel):
+        raise InputError("--overlap-rewards: a reward model is computed on the devices; there is nothing to overlap")
+    mesh = sharding.parse_mesh(config.mesh)
+    model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
+    reward_model = reward if isinstance(reward, RewardModel) else None
+    actor_critic, trainable, layout, frozen = make_actor_critic(
+        model_config, params, config, mesh, critic=critic or reward_model, reward=reward_model, reference=reference
+    )
+    text_reward = None if isinstance(reward, RewardModel) else reward
+    source = RolloutSource(
+        actor_critic.policy.config,
+        frozen,
+        prompts,
+        Texts(decode, tuple(stop_tokens), text_reward),
+        make_rollout_pass(actor_critic, config, mesh),
+        config,
+        mesh,
+        pad_token=pad_token,
+    )
+    an_epoch = -(-len(prompts) // config.prompts_per_rollout)
+    total = an_epoch * config.epochs if config.max_steps is None else config.max_steps
+    optimizer, schedule = training.make_optimizer(config.optimizer, total * config.ppo_epochs * config.minibatches)
+    extra = {"kl_coefficient": jnp.float32(config.kl_coefficient)}
+    shardings = training.state_shardings(trainable, optimizer, mesh=mesh, shardings=layout, extra=extra)
+    in_update = {name: frozen[name] for name in ("base", "value_base", "value_moments")}
+    step = make_ppo_step(
+        actor_critic,
+        config,
+        optimizer,
+        mesh=mesh,
+        state_shardings=shardings,
+        frozen_shardings=jax.tree.map(lambda leaf: leaf.sharding, in_update),
+        schedule=schedule,
+    )
+    folder = None if directory is None else Path(directory)
+    checkpoints, restored, state = None, None, None
+    if folder is not None:
+        saved = {**extra, "ahead": source.saved_shapes()} if config.overlap_rewards else extra
+        checkpoints, restored = open_run(
+            folder,
+            config,
+            identity,
+            training.state_shapes(trainable, optimizer, dtype=config.parameter_dtype, extra=saved),
+            training.state_shardings(trainable, optimizer, mesh=mesh, shardings=layout, extra=saved),
+        )
+        if restored is not None:
+            state = restored.state
+            if config.overlap_rewards:
+                own = dict(state.extra)
+                source.restore(own.pop("ahead"))
+                state = replace(state, extra=own)
+    if state is None:
+        state = training.create_state(
+            trainable,
+            optimizer,
+            jax.random.key(config.seed),
+            mesh=mesh,
+            shardings=layout,
+            dtype=config.parameter_dtype,
+            extra=extra,
+        )
+
+    def whole(state: training.TrainState) -> Params:
+        return actor_critic.policy.whole(state.params["policy"])[1]
+
+    def observe(index: int, values: Any) -> None:
+        if report is not None:
+            report(index, total, f"reward {values['objective/scores']:.3g}, KL {values['objective/kl']:.3g}")
+
+    writer = None
+    if folder is not None:
+        writer = training.MetricWriter(
+            folder / "metrics.jsonl",
+            step=restored.step if restored else 0,
+            tensorboard=folder / "tensorboard" if config.tensorboard else None,
+        )
+    start = restored.step if restored else 0
+    try:
+        bar = training.Progress(total, start=start, title=title, every=config.log_every, shown=SHOWN)
+        with contextlib.nullcontext() if report else bar as shown:
+            result = training.run_loop(
+                step,
+                state,
+                source,
+                max_steps=total,
+                frozen=in_update,
+                position=restored.position if restored else 0,
+                save_every=config.save_every,
+                checkpoints=checkpoints,
+                writer=writer,
+                progress=shown,
+                evaluate=None if evaluate is None else lambda index, state: evaluate(index, whole(state)),
+                evaluate_every=evaluate_every,
+                observe=observe,
+                identify=lambda batch: batch.record_ids[:, 0],
+                count_tokens=lambda batch: int(batch.target_mask.sum()),
+                to_save=source.to_save if config.overlap_rewards else None,
+            )
+    finally:
+        source.close()
+        if writer:
+            writer.close()
+        if checkpoints:
+            checkpoints.close()
+    whole_config, policy = actor_critic.policy.whole(result.state.params["policy"])
+    return PPOResult(
+        config=whole_config,
+        params=policy,
+        step=result.step,
+        metrics=result.metrics or (restored.metrics if restored else {}),
+        interrupted=result.interrupted,
+        lora_config=actor_critic.policy.config if config.lora else None,
+        lora=result.state.params["policy"] if config.lora else None,
+    )

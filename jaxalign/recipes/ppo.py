@@ -1,0 +1,135 @@
+"""Proximal policy optimisation, the last stage of RLHF: raise a reward, stay near the model one starts from.
+
+    maximise E_{x, y ~ pi(. | x)} [r(x, y)] - beta KL(pi(. | x) || ref(. | x))             (Ziegler et al. 2019)
+
+Records: anything with a ``prompt``; answers, where there are any, are not read. The reward is a reward model
+(``jaxalign reward``), or any Python function of texts: PPO-GT, where that is the true reward.
+"""
+
+import hashlib
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from jaxalign import data, models, sharding
+from jaxalign.data import Prompt, Truncation
+from jaxalign.errors import InputError
+from jaxalign.models import RewardModel
+from jaxalign.recipes._config import FolderConfig
+from jaxalign.recipes._ppo import fit_ppo
+from jaxalign.recipes._ppo_config import PPO_PRESETS, PPOFitConfig
+from jaxalign.recipes._raters import load_text_reward
+from jaxalign.recipes._run import load_tokenizer, same_shape, say, weights_name, write_final
+from jaxalign.sampling import TextReward
+
+__all__ = ["PRESETS", "PPOConfig", "run"]
+
+PRESETS = PPO_PRESETS
+
+
+@dataclass(frozen=True, kw_only=True)
+class PPOConfig(FolderConfig, PPOFitConfig):
+    """Train a policy with PPO."""
+
+    reward_model: str | None = None
+    """Folder or hub id of a reward model with the policy's tokenizer; it is computed on the devices, and the critic
+    starts as it."""
+    reward: str | None = None
+    """A text reward instead: "package.module:function" or "path/to/file.py:function", called as f(prompts, completions)
+    -> scores, or the folder or hub id of a classifier with a tokenizer of its own."""
+    critic_model: str | None = None
+    """Folder or hub id of the reward model that the critic starts as; None = ``reward_model``, else the policy with a
+    head of zeros."""
+    reference: str | None = None
+    """Folder or hub id of the reference model; None = the model that training starts from."""
+    max_prompt_length: int = 512
+    """Most tokens of a prompt."""
+    prompt_truncation: Literal["error", "keep_end", "drop"] = "error"
+    """A prompt over its limit: stop and name it, keep its end, or leave the record out and count it."""
+
+    def __post_init__(self) -> None:
+        FolderConfig.__post_init__(self)
+        PPOFitConfig.__post_init__(self)
+        if (self.reward is None) == (self.reward_model is None):
+            raise InputError("--reward-model or --reward: give one of the two")
+        if self.max_prompt_length < 1:
+            raise InputError(f"--max-prompt-length: must be at least 1, is {self.max_prompt_length}")
+        if self.reference is not None and self.shares_reference:
+            raise InputError(
+                f"--reference: with {self.shares_reference} the reference shares what does not train; leave it out"
+            )
+        if self.overlap_rewards and self.reward is None:
+            raise InputError("--overlap-rewards: a reward model is computed on the devices; nothing would overlap")
+
+
+def run(config: PPOConfig) -> None:
+    """Load, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
+    sharding.initialize_distributed()
+    records = data.load_records(
+        config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
+    )
+    model_config = models.load_config(config.model)
+    if model_config.labels:
+        raise InputError(f"--model: {config.model} is a classifier, no language model")
+    if config.reference is not None and not same_shape(models.load_config(config.reference), model_config):
+        raise InputError("--reference: the reference model has another architecture than --model")
+    tokenizer = load_tokenizer(config.model)
+    encoder = data.Encoder(tokenizer)
+    prompts, counters = data.build_prompts(
+        records,
+        encoder,
+        truncation=Truncation(max_prompt_length=config.max_prompt_length, prompt=config.prompt_truncation),
+        on_bad_row=config.on_bad_row,
+    )
+    say(f"{config.dataset}: {counters.summary()}")
+
+    mesh = sharding.parse_mesh(config.mesh)
+    identity: dict[str, Any] = {"prompts": _name(prompts)}
+    reward: TextReward | RewardModel
+    if config.reward_model is not None:
+        reward = _reward_model("--reward-model", config.reward_model, tokenizer)
+        identity["weights of --reward-model"] = weights_name(reward.params)
+    else:
+        assert config.reward is not None
+        reward = load_text_reward(config.reward)
+    critic = None
+    if config.critic_model is not None:
+        critic = _reward_model("--critic-model", config.critic_model, tokenizer)
+        identity["weights of --critic-model"] = weights_name(critic.params)
+    model_config, params = models.load_pretrained(config.model, mesh=mesh)
+    identity["weights of --model"] = weights_name(params)
+    reference = None
+    if config.reference is not None:
+        reference = models.load_pretrained(config.reference, mesh=mesh)[1]
+        identity["weights of --reference"] = weights_name(reference)
+    result = fit_ppo(
+        model_config,
+        params,
+        prompts,
+        reward,
+        config,
+        decode=tokenizer.decode,
+        stop_tokens=(encoder.eos,),
+        critic=critic,
+        reference=reference,
+        directory=config.output_dir,
+        pad_token=tokenizer.pad_token_id or 0,
+        identity=identity,
+    )
+    write_final(config, result, tokenizer)
+
+
+def _name(prompts: Sequence[Prompt]) -> str:
+    """The name of tokenised prompts by their content and order."""
+    return hashlib.sha256(json.dumps([list(map(int, prompt.tokens)) for prompt in prompts]).encode()).hexdigest()
+
+
+def _reward_model(flag: str, folder_or_hub_id: str, tokenizer: Any) -> RewardModel:
+    """The reward model of a folder, whose tokens must be the policy's."""
+    found = models.load_reward_model(folder_or_hub_id)
+    if load_tokenizer(folder_or_hub_id).get_vocab() != tokenizer.get_vocab():
+        raise InputError(
+            f"{flag}: {folder_or_hub_id} has another tokenizer than --model; give it as --reward, which rates texts"
+        )
+    return found
