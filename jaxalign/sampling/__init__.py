@@ -7,18 +7,21 @@ functions from texts to numbers.
 from jaxalign.sampling._best_of_n import best_of, best_of_n, best_of_n_kl_bound
 from jaxalign.sampling._classifier import ClassifierReward, TruncationPolicy, classifier_reward
 from jaxalign.sampling._generate import generate
+from jaxalign.sampling._pairwise import TextJudge, compare_texts
 from jaxalign.sampling._samples import Samples
 from jaxalign.sampling._text_reward import TextReward, score_texts
 
 __all__ = [
     "ClassifierReward",
     "Samples",
+    "TextJudge",
     "TextReward",
     "TruncationPolicy",
     "best_of",
     "best_of_n",
     "best_of_n_kl_bound",
     "classifier_reward",
+    "compare_texts",
     "generate",
     "score_texts",
 ]

@@ -5,8 +5,9 @@ import math
 import numpy as np
 
 from jaxalign.errors import InputError
+from jaxalign.sampling._asking import Defect
 from jaxalign.sampling._samples import Array, Samples
-from jaxalign.sampling._text_reward import Defect, as_floats
+from jaxalign.sampling._text_reward import as_floats
 
 
 def best_of_n(scores: Array) -> np.ndarray:

@@ -1,24 +1,16 @@
 """Text rewards: any ``f(prompts, completions) -> scores``, called and checked; what is wrong is said of one prompt."""
 
+import inspect
 import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
 
-from jaxalign.errors import InputError
+from jaxalign.sampling._asking import Defect, ask, check_lengths, excerpt, in_a_line
 
-TextReward = Callable[[Sequence[Any], Sequence[Any]], Any]
-
-EXCERPT = 60
-
-
-class Defect(Exception):
-    """What is wrong with a reward's scores, and of which text (None: of the call as a whole)."""
-
-    def __init__(self, problem: str, index: int | None = None) -> None:
-        super().__init__(problem)
-        self.problem, self.index = problem, index
+TextReward = Callable[..., Any]
+"""``f(prompts, completions) -> scores``, or ``f(prompts, completions, *, finished) -> scores``."""
 
 
 def score_texts(
@@ -26,6 +18,7 @@ def score_texts(
     prompts: Sequence[Any],
     completions: Sequence[Any],
     *,
+    finished: Sequence[bool] | None = None,
     names: Sequence[str] | None = None,
 ) -> np.ndarray:
     """Call a text reward, any ``f(prompts, completions) -> scores``, and check what it returns.
@@ -36,6 +29,8 @@ def score_texts(
     Args:
         reward: the function. Scores may be a list or an array of any number type, NumPy's, JAX's or PyTorch's.
         prompts, completions: n each, usually strings; with k samples a prompt, repeat each prompt k times.
+        finished: which completions ended by themselves, and were not cut at a length. A reward that has a parameter
+            of this name is given it; others are not.
         names: what errors call the n prompts; "prompt 0", "prompt 1" ... by default.
 
     Returns:
@@ -46,54 +41,29 @@ def score_texts(
             not n finite numbers: one line that names the prompt and quotes its text.
     """
     count = len(prompts)
-    for what, values in (("completions", completions), ("names", names)):
-        if values is not None and len(values) != count:
-            raise InputError(f"reward: {count} prompts but {len(values)} {what}")
+    check_lengths("reward", count, completions=completions, finished=finished, names=names)
+    flags = None if finished is None or not _takes_finished(reward) else [bool(flag) for flag in finished]
 
     def named(index: int) -> str:
         return f"prompt {index}" if names is None else names[index]
 
     def quoted(index: int) -> str:
-        return f"prompt {_excerpt(prompts[index])}, completion {_excerpt(completions[index])}"
+        return f"prompt {excerpt(prompts[index])}, completion {excerpt(completions[index])}"
 
     def call(start: int, stop: int) -> np.ndarray:
-        """Scores of texts start .. stop - 1, the lists' copies handed out."""
-        return _checked(reward(list(prompts[start:stop]), list(completions[start:stop])), stop - start, named, start)
+        """Scores of texts start .. stop - 1; the reward gets lists of its own."""
+        more = {} if flags is None else {"finished": flags[start:stop]}
+        scores = reward(list(prompts[start:stop]), list(completions[start:stop]), **more)
+        return _checked(scores, stop - start, named, start)
 
-    if not count:
-        return np.zeros(0)
+    return ask("reward", call, count, named, quoted) if count else np.zeros(0)
+
+
+def _takes_finished(reward: TextReward) -> bool:
     try:
-        return call(0, count)
-    except Exception as error:
-        if _out_of_memory(error):
-            raise
-        if isinstance(error, Defect) and error.index is not None:
-            raise InputError(f"reward: {error.problem} ({quoted(error.index)})") from None
-        index, own = _first_failure(call, count)
-        if own is None:
-            raise InputError(
-                f"reward: {_told(error)}, called with {named(0)} and the {count - 1} after it, though not for each of "
-                f"them alone ({quoted(0)})"
-            ) from _cause(error)
-        raise InputError(f"reward: {_told(own)}, called with {named(index)} alone ({quoted(index)})") from _cause(own)
-
-
-def _first_failure(call: Callable[[int, int], Any], count: int) -> tuple[int, Exception | None]:
-    """The text that a reward fails on, by bisection, and how; None where it does not fail on that one alone."""
-    start, stop = 0, count
-    while stop - start > 1:
-        middle = (start + stop) // 2
-        try:
-            call(start, middle)
-        except Exception:
-            stop = middle
-        else:
-            start = middle
-    try:
-        call(start, stop)
-    except Exception as error:
-        return start, error
-    return start, None
+        return "finished" in inspect.signature(reward).parameters
+    except (TypeError, ValueError):  # a function written in C does not say
+        return False
 
 
 def _checked(scores: Any, count: int, named: Callable[[int], str], start: int) -> np.ndarray:
@@ -129,38 +99,8 @@ def as_floats(scores: Any, place: Callable[[int], tuple[str, int]]) -> np.ndarra
             raise TypeError(f"not {array.dtype}")
         return array.astype(np.float64)
     except (TypeError, ValueError, OverflowError) as error:
-        raise Defect(f"scores must be real numbers: {_line(error)}") from error
+        raise Defect(f"scores must be real numbers: {in_a_line(error)}") from error
 
 
 def _not_a_number(score: Any, place: tuple[str, int]) -> Defect:
     return Defect(f"{place[0]} is not a number: {score!r:.60}", place[1])
-
-
-def _told(error: Exception) -> str:
-    """What went wrong in a line, the kind of an error that is not ours first."""
-    if isinstance(error, Defect):
-        return error.problem
-    return f"it raised {type(error).__name__}: {_line(error)}"
-
-
-def _cause(error: Exception) -> BaseException | None:
-    return error.__cause__ if isinstance(error, Defect) else error
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return text if len(text) <= 300 else f"{text[:300]}..."
-
-
-def _out_of_memory(error: Exception) -> bool:
-    """No fault of a prompt, and smaller calls might hide it."""
-    return isinstance(error, MemoryError) or "RESOURCE_EXHAUSTED" in str(error)
-
-
-def _excerpt(text: Any) -> str:
-    """The end of a text, or of the last of several messages: where a prompt differs from the others, mostly."""
-    if isinstance(text, list | tuple) and text and isinstance(text[-1], dict):
-        text = text[-1].get("content")
-    if not isinstance(text, str):
-        return f"{text!r:.{EXCERPT}}"
-    return repr(text) if len(text) <= EXCERPT else f"...{text[-EXCERPT:]!r}"

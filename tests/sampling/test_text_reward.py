@@ -146,3 +146,20 @@ def test_unequal_lists():
         score_texts(lambda p, c: [0.0], ["a", "b"], [""])
     with pytest.raises(InputError, match="1 prompts but 2 names"):
         score_texts(lambda p, c: [0.0], ["a"], [""], names=["x", "y"])
+
+
+def test_who_asks_is_told_what_is_finished():
+    def reward(prompts, completions, finished=None):
+        return [int(flag) for flag in finished] if finished is not None else [-1.0] * len(prompts)
+
+    class Reward:
+        def __call__(self, prompts, completions, *, finished):
+            return reward(prompts, completions, finished)
+
+    flags = np.asarray([True, False, True])
+    for each in (reward, Reward()):
+        assert score_texts(each, PROMPTS[:3], COMPLETIONS[:3], finished=flags).tolist() == [1, 0, 1]
+    assert score_texts(reward, PROMPTS[:3], COMPLETIONS[:3]).tolist() == [-1] * 3
+    assert score_texts(lengths, PROMPTS[:1], COMPLETIONS[:1], finished=[True]).tolist() == [1]
+    with pytest.raises(InputError, match="2 prompts but 1 finished"):
+        score_texts(reward, ["a", "b"], ["", ""], finished=[True])
