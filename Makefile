@@ -51,7 +51,7 @@ test: $(VENV)/.installed
 
 parity: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[parity]"
-	$(BIN)/python -m pytest tests/parity
+	JAXALIGN_TEST_COMPILER=full $(BIN)/python -m pytest tests/parity
 
 lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check .

@@ -24,7 +24,8 @@ def _run(command: list[str], folder: Path) -> str:
     environment = os.environ | {
         "PYTHONPATH": str(ROOT),
         "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "JAX_COMPILATION_CACHE_DIR": str(ROOT / ".jax_cache"),
+        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
+        "XLA_FLAGS": "",
         "HF_HUB_OFFLINE": "1",
     }
     done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)

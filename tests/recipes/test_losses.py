@@ -271,7 +271,7 @@ MIXES = {
         # The weights are some e^-12 in a vocabulary of 304; larger steps multiply their rounding (exponentials of sums
         # of some -12 nats are known to 1e-6) past the tolerance within five updates.
         objective(
-            "sigmoid", loss_weights=(3e4,), length_desensitised=0.2, policy_weighting=True, divergence="forward_kl"
+            "sigmoid", loss_weights=(1e4,), length_desensitised=0.2, policy_weighting=True, divergence="forward_kl"
         ),
         {"accumulation": 3},
     ),
