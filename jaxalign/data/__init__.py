@@ -28,6 +28,7 @@ from jaxalign.data._fingerprint import fingerprint
 from jaxalign.data._iterator import BatchIterator, BatchSource, make_batches, make_iterator
 from jaxalign.data._plan import BatchPlan, Sizes, example_sizes
 from jaxalign.data._records import Kind, Record, RecordDropped, record_kind
+from jaxalign.data._responses import response_example, stop_tokens
 from jaxalign.data._rollout import Prompt, build_prompts, response_batch
 from jaxalign.data._sources import OnBadRow, Records, load_records
 from jaxalign.data._tokenizer import load_tokenizer
@@ -74,6 +75,8 @@ __all__ = [
     "ranked_example",
     "record_kind",
     "response_batch",
+    "response_example",
+    "stop_tokens",
     "text_example",
     "unpaired_example",
     "unshare",

@@ -74,7 +74,7 @@ def _answer(context: _Context, prompt: Content, answer: Content, finished: bool,
         if not isinstance(answer, str):
             raise InputError(f"{context.place}: field {field!r} is a list of messages, but 'prompt' is a string")
         ids = encoder.following(answer) if prompt else encoder.raw(answer)
-        if not prompt and ids[0] == encoder.start:  # it stands in the prompt's place already
+        if not prompt and ids[:1] == [encoder.start]:  # it stands in the prompt's place already
             ids = ids[1:]
         return [Segment(encoder.close(ids, finished=finished), True)]
     messages = [{"role": "assistant", "content": answer}] if isinstance(answer, str) else answer

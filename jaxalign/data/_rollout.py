@@ -31,6 +31,8 @@ class Prompt:
     """Its ids as a model is given them: BOS, chat template and limits included."""
     content: Any
     """What a text reward is called with: the record's string, or its list of messages."""
+    place: str = ""
+    """Where it came from, for messages."""
 
 
 def build_prompts(
@@ -69,7 +71,7 @@ def build_prompts(
             counters.skipped["no usable prompt"] += 1
             continue
         counters.truncated.update(own.truncated)
-        prompts.append(Prompt(ids, content))
+        prompts.append(Prompt(ids, content, place))
     counters.examples = len(prompts)
     if not prompts:
         raise InputError(f"no prompt to sample from ({counters.summary()})")

@@ -10,8 +10,9 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from jaxalign import models, sampling
+from jaxalign import data, models, sampling
 from jaxalign.errors import InputError
+from jaxalign.recipes._reward_rater import RewardModelReward
 from jaxalign.sampling import TextReward
 
 __all__ = ["load_function", "load_text_reward"]
@@ -27,13 +28,15 @@ def load_text_reward(
 
     - "package.module:function" or "path/to/file.py:function": that function. The working folder (and the file's) can
       be imported from. A class is called without arguments, once, to make the function.
-    - a folder or hub id of a reward model or classifier: ``sampling.classifier_reward`` of it; where it has several
-      labels, FOLDER#LABEL says which is wanted.
+    - a folder or hub id of a reward model (a language model's trunk with one score): ``RewardModelReward`` of it.
+    - a folder or hub id of any other classifier: ``sampling.classifier_reward`` of it; where it has several labels,
+      FOLDER#LABEL says which is wanted.
 
     Args:
         spec: the name.
         flag: what errors call it.
-        batch_size, truncation: of a folder's model, as in ``sampling.ClassifierReward``.
+        batch_size: texts that a folder's model scores together.
+        truncation: of a classifier, as in ``sampling.ClassifierReward``.
 
     Raises:
         InputError: nothing of that name, a module that does not import (its error is the cause), no function, or a
@@ -47,6 +50,9 @@ def load_text_reward(
         labels = models.load_labels(folder).names
         if label is None and len(labels) > 1:
             raise InputError(f"{folder} has the labels {', '.join(labels)}: write {folder}#LABEL for the one wanted")
+        if len(labels) == 1 and _is_decoder(folder):
+            model = models.load_reward_model(folder, dtype="float32")
+            return RewardModelReward(model, data.load_tokenizer(folder), batch_size=batch_size, name=folder)
         return sampling.classifier_reward(folder, label=label, batch_size=batch_size, truncation=truncation)
     except InputError as error:
         raise InputError(f"{flag}: {error}") from error
@@ -132,6 +138,15 @@ def _functions(value: Any) -> str:
 def _folder_and_label(spec: str) -> tuple[str, str | None]:
     folder, mark, label = spec.partition("#")
     return (folder, label) if mark and not Path(spec).exists() else (spec, None)
+
+
+def _is_decoder(folder: str) -> bool:
+    """Of a classifier; the others are encoders, which are no language models."""
+    try:
+        models.load_config(folder)
+    except InputError:
+        return False
+    return True
 
 
 def _line(error: BaseException) -> str:

@@ -2,13 +2,19 @@
 
 import sys
 
+import jax
 import numpy as np
 import pytest
 
+from jaxalign import data, models
 from jaxalign.errors import InputError
 from jaxalign.recipes._raters import load_text_reward
+from jaxalign.recipes._reward_rater import RewardModelReward
+from jaxalign.recipes._scores import sequence_scores
 from jaxalign.sampling import classifier_reward, score_texts
+from tests.recipes import toy
 from tests.tiny_sentiment import save_classifier
+from tests.tolerances import FLOAT32
 
 SOURCE = """
 import dataclasses
@@ -71,6 +77,56 @@ def test_a_classifier(tmp_path):
         load_text_reward(str(folder), flag="--rater")
     with pytest.raises(InputError, match=r"none of the model's labels .* is called 'good'"):
         load_text_reward(f"{folder}#good")
+
+
+TEXTS = [
+    (" the film", " was good"),
+    (" bad plot and", ""),
+    ("", " fun film"),
+    (" it was", " good to watch but bad" * 3),
+]
+
+
+@pytest.fixture(scope="module")
+def reward_folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("reward")
+    config, params = models.add_score_head(toy.SHAPES["llama"], toy.params("llama"), jax.random.key(5))
+    params["score"]["kernel"] *= 3
+    models.save_reward_model(folder, models.RewardModel(config, params, mean=0.5, std=2.0), toy.tokenizer())
+    return folder
+
+
+def test_a_reward_model_reads_texts_as_it_is_trained_on_records(reward_folder):
+    """Each text against a batch of its own, laid out as the recipe lays out a record."""
+    reward = load_text_reward(str(reward_folder), batch_size=3)
+    model = models.load_reward_model(reward_folder)
+    prompts, completions = zip(*TEXTS, strict=True)
+    finished = [True, True, False, False]
+    found = score_texts(reward, prompts, completions, finished=finished)
+    score = jax.jit(sequence_scores, static_argnames="config")
+    shape = data.BatchShape(tokens=32, targets=16)
+    for index in (0, 2, 3):
+        record = {"prompt": prompts[index], "completion": completions[index], "finished": finished[index]}
+        example = data.completion_example(record, toy.tokenizer())
+        expected = float(score(model.config, model.params, data.collate([[example]], shape))[0, 0])
+        np.testing.assert_allclose(found[index], (expected - 0.5) / 2, rtol=FLOAT32, atol=FLOAT32)
+    assert np.ptp(found) > 0.1
+    ended = score_texts(reward, prompts, completions)
+    np.testing.assert_allclose(ended[:2], found[:2], rtol=FLOAT32, atol=FLOAT32)
+    assert (np.abs(ended[2:] - found[2:]) > 0.01).all()  # the EOS tells
+    assert reward([], []).shape == (0,)
+
+
+def test_a_reward_model_refuses(reward_folder):
+    reward = load_text_reward(str(reward_folder))
+    with pytest.raises(InputError, match=r"prompt 1 alone .*prompt ' good', completion"):
+        score_texts(reward, ["a", " good"], [" film", " film" * 64])
+    with pytest.raises(InputError, match="is a int, not a string"):
+        score_texts(reward, ["a"], [3])
+    with pytest.raises(InputError, match="no supervised token is left"):
+        score_texts(reward, ["a"], [""], finished=[False])
+    with pytest.raises(InputError, match="batch_size is 0"):
+        RewardModelReward(models.load_reward_model(reward_folder), toy.tokenizer(), batch_size=0)
 
 
 @pytest.mark.parametrize(
