@@ -28,6 +28,9 @@ class _Command:
 COMMANDS = {
     "sft": _Command("fine-tune on demonstrations", "jaxalign.recipes.sft", "SFTConfig", "run"),
     "dpo": _Command("train on preference pairs: DPO and its variants", "jaxalign.recipes.dpo", "DPOConfig", "run"),
+    "reward": _Command(
+        "train a reward model on preferences", "jaxalign.recipes.reward_model", "RewardModelConfig", "run"
+    ),
     "ppo": _Command("raise a reward, near the start: PPO", "jaxalign.recipes.ppo", "PPOConfig", "run"),
     "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
     "convert": _Command("read a model, check it, write it anew", "jaxalign.cli._convert", "ConvertConfig", "run"),

@@ -5,6 +5,7 @@ samples; these functions are given arrays and texts.
 """
 
 from jaxalign.evaluation._bootstrap import Interval, bootstrap_interval, paired_bootstrap_difference
+from jaxalign.evaluation._calibration import Calibration, CalibrationBin, calibration, plot_calibration
 from jaxalign.evaluation._frontier import (
     FrontierPoint,
     RewardAtKL,
@@ -18,12 +19,15 @@ from jaxalign.evaluation._tables import csv_table, difference_rows, frontier_row
 from jaxalign.evaluation._text import distinct_n
 
 __all__ = [
+    "Calibration",
+    "CalibrationBin",
     "FrontierPoint",
     "Interval",
     "RewardAtKL",
     "RewardDifference",
     "SequenceKL",
     "bootstrap_interval",
+    "calibration",
     "csv_table",
     "difference_rows",
     "distinct_n",
@@ -31,6 +35,7 @@ __all__ = [
     "interpolate_reward_at_kl",
     "markdown_table",
     "paired_bootstrap_difference",
+    "plot_calibration",
     "plot_frontier",
     "reward_difference_at_kl",
     "save_figure",

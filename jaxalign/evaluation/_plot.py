@@ -17,7 +17,7 @@ _COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _BEST_OF_N = "#000000"
 _MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
 _LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
-_STYLE = {
+STYLE = {
     "font.size": 9.0,
     "axes.spines.top": False,
     "axes.spines.right": False,
@@ -44,8 +44,8 @@ def plot_frontier(
     Points whose KL is an analytic bound (Best-of-N) are black stars labelled with N: they lie at that KL or to the
     left of it. Needs matplotlib (the ``eval`` extra).
     """
-    matplotlib = _matplotlib()
-    with matplotlib.rc_context(_STYLE):
+    matplotlib = load_matplotlib()
+    with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
         axes.axhline(0.0, color="0.6", linewidth=0.6, zorder=0)
@@ -70,7 +70,7 @@ def save_figure(figure: "Figure", stem: Path | str) -> tuple[Path, Path]:
     """Write ``STEM.png`` (200 dots per inch) and ``STEM.svg``; returns both paths."""
     png, svg = Path(f"{stem}.png"), Path(f"{stem}.svg")
     png.parent.mkdir(parents=True, exist_ok=True)
-    with _matplotlib().rc_context(_STYLE):
+    with load_matplotlib().rc_context(STYLE):
         figure.savefig(png, dpi=200)
         figure.savefig(svg, metadata={"Date": None})
     return png, svg
@@ -113,7 +113,7 @@ def _draw(axes: Any, curve: Sequence[FrontierPoint], label: str, colour: str, st
             axes.annotate(f"N={point.step}", place, xytext=(6, -3), **options)
 
 
-def _matplotlib() -> Any:
+def load_matplotlib() -> Any:
     try:
         import matplotlib
         import matplotlib.figure

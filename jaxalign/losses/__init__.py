@@ -18,7 +18,7 @@ from jaxalign.losses._policy_gradient import adaptive_kl_coefficient, ppo_clippe
 from jaxalign.losses._preference import dpo, hinge, implicit_reward, ipo, robust_dpo, unweighted_dpo
 from jaxalign.losses._reductions import masked_mean, masked_sum, masked_var, whiten
 from jaxalign.losses._reference_free import orpo, simpo, wpo_weights
-from jaxalign.losses._reward import bradley_terry, plackett_luce, reward_centering
+from jaxalign.losses._reward import bradley_terry, partial_plackett_luce, plackett_luce, reward_centering
 from jaxalign.losses._sorted import aot, aot_unpaired
 from jaxalign.losses._tokens import (
     cross_entropy,
@@ -65,6 +65,7 @@ __all__ = [
     "missing_eos_scores",
     "nca",
     "orpo",
+    "partial_plackett_luce",
     "plackett_luce",
     "ppo_clipped",
     "ppo_policy",

@@ -63,3 +63,26 @@ def plackett_luce(ranked_rewards: Array, mask: Array) -> Array:
     competitors = jnp.broadcast_to(rewards[..., None, :], competes.shape)
     surprisal = jax.nn.logsumexp(competitors, axis=-1, where=competes) - rewards
     return jnp.sum(jnp.where(mask, surprisal, 0), axis=-1)
+
+
+def partial_plackett_luce(rewards: Array, beats: Array) -> Array:
+    """The same for a ranking that may have ties and gaps: every answer against those it was rated above.
+
+        L = sum_{i: beats_i not empty} (logsumexp_{j in {i} + beats_i} r_j - r_i)
+
+    Without ties it is :func:`plackett_luce`. Answers rated alike do not compete with each other.
+
+    Args:
+      rewards: floating ``[..., K]``, in any order.
+      beats: bool ``[..., K, K]``: entry (i, j) is True where answer i was rated above answer j.
+
+    Returns:
+      One value an answer ``[..., K]``, nats, at least float32: its term of the sum, 0 where it beats none.
+    """
+    (rewards,) = as_scores(rewards)
+    chex.assert_type(beats, bool)
+    chex.assert_shape(beats, (*rewards.shape, rewards.shape[-1]))
+    competes = beats | jnp.eye(rewards.shape[-1], dtype=bool)
+    competitors = jnp.broadcast_to(rewards[..., None, :], competes.shape)
+    surprisal = jax.nn.logsumexp(competitors, axis=-1, where=competes) - rewards
+    return jnp.where(beats.any(-1), surprisal, 0)

@@ -1,5 +1,6 @@
 """Reward models: a language model's trunk with one score, and the moments that set its rewards' zero and scale."""
 
+import copy
 import json
 import math
 from dataclasses import dataclass
@@ -68,6 +69,8 @@ def save_reward_model(folder: str | Path, model: RewardModel, tokenizer: Any = N
     """Write a ``...ForSequenceClassification`` folder, and the normalisation beside it in ``reward.json``.
 
     Hugging Face's ``score`` has no bias, so the folder's own scores are unnormalised: reward = (score - mean) / std.
+    Its classes read the score at the last token that is not padding, which must be the EOS: where the tokenizer pads
+    with its EOS, or not at all, the folder (not the tokenizer given) pads with another of its tokens.
 
     Args:
         folder: made if it does not exist.
@@ -75,7 +78,8 @@ def save_reward_model(folder: str | Path, model: RewardModel, tokenizer: Any = N
         tokenizer: as in ``save_pretrained``.
         about: further entries of ``reward.json``, such as what the moments were measured on.
     """
-    save_pretrained(folder, model.config, model.params, tokenizer)
+    config, tokenizer = _with_padding(model.config, tokenizer)
+    save_pretrained(folder, config, model.params, tokenizer)
     if jax.process_index() == 0:
         content = {"mean": model.mean, "std": model.std, **about, "reward": "(score - mean) / std"}
         (Path(folder) / MOMENTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
@@ -101,3 +105,17 @@ def load_reward_model(folder_or_hub_id: str | Path, *, dtype: Any = None, mesh: 
         return RewardModel(config, params, float(content["mean"]), float(content["std"]))
     except (ValueError, TypeError, KeyError, InputError) as error:
         raise InputError(f"{path}: needs numbers 'mean' and 'std', std above 0 ({error})") from None
+
+
+def _with_padding(config: ModelConfig, tokenizer: Any) -> tuple[ModelConfig, Any]:
+    """A config and tokenizer whose padding token is not the EOS."""
+    if tokenizer is None:
+        return config, None
+    eos, pad = tokenizer.eos_token_id, tokenizer.pad_token_id
+    if pad is None or pad == eos:
+        tokenizer = copy.deepcopy(tokenizer)
+        known = (tokenizer.unk_token_id, tokenizer.bos_token_id, 0, 1)
+        pad = next(token for token in known if token is not None and token != eos)
+        tokenizer.pad_token = tokenizer.convert_ids_to_tokens(pad)
+    extra = {**dict(config.extra), "pad_token_id": pad}
+    return config.replace(extra=tuple(extra.items())), tokenizer

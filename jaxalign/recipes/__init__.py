@@ -4,8 +4,8 @@ No numerics of a loss (jaxalign.losses), no train step (jaxalign.training); no t
 (jaxalign.data). In a notebook: ``fit`` with an objective; from the shell: ``sft.run`` and ``dpo.run``.
 """
 
-from jaxalign.recipes import dpo, sft
-from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk, example_log_probs
+from jaxalign.recipes import dpo, ppo, reward_model, sft
+from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk, example_log_probs, example_scores
 from jaxalign.recipes._config import FitConfig, FolderConfig, RunConfig, TrainConfig
 from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._likelihood import likelihood_objective
@@ -14,9 +14,12 @@ from jaxalign.recipes._pairs import preference_objective
 from jaxalign.recipes._ppo import PPOResult, fit_ppo
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._preference import LOSSES, PreferenceObjective
+from jaxalign.recipes._reward import RewardObjective, reward_objective
 from jaxalign.recipes._run import load_tokenizer
-from jaxalign.recipes._scores import score_targets
+from jaxalign.recipes._scores import score_targets, sequence_scores
 from jaxalign.recipes.dpo import DPOConfig
+from jaxalign.recipes.ppo import PPOConfig
+from jaxalign.recipes.reward_model import RewardModelConfig
 from jaxalign.recipes.sft import SFTConfig
 
 __all__ = [
@@ -26,9 +29,12 @@ __all__ = [
     "FitResult",
     "FolderConfig",
     "Objective",
+    "PPOConfig",
     "PPOFitConfig",
     "PPOResult",
     "PreferenceObjective",
+    "RewardModelConfig",
+    "RewardObjective",
     "RunConfig",
     "SFTConfig",
     "TrainConfig",
@@ -36,11 +42,16 @@ __all__ = [
     "attach_trunk",
     "dpo",
     "example_log_probs",
+    "example_scores",
     "fit",
     "fit_ppo",
     "likelihood_objective",
     "load_tokenizer",
+    "ppo",
     "preference_objective",
+    "reward_model",
+    "reward_objective",
     "score_targets",
+    "sequence_scores",
     "sft",
 ]

@@ -16,9 +16,9 @@ from jaxalign import data, models, sharding, training
 from jaxalign.data import Batch, Example
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._objective import Params, frozen_trunk
-from jaxalign.recipes._scores import score_targets
+from jaxalign.recipes._scores import score_targets, sequence_scores
 
-__all__ = ["attach_reference_log_probs", "attach_trunk", "example_log_probs"]
+__all__ = ["attach_reference_log_probs", "attach_trunk", "example_log_probs", "example_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -114,6 +114,28 @@ def attach_reference_log_probs(
     if path is not None and jax.process_index() == 0:
         _write(path, flat)
     return _with_log_probs(examples, flat)
+
+
+def example_scores(
+    config: ModelConfig,
+    params: Params,
+    examples: Sequence[Example],
+    *,
+    mesh: Mesh | None = None,
+    batch_size: int = 16,
+) -> list[np.ndarray]:
+    """Scores of every example's sequences by a model with one label: a list of ``[q]`` float32 arrays, unnormalised.
+
+    Arguments as in :func:`example_log_probs`.
+    """
+    mesh = sharding.make_mesh() if mesh is None else mesh
+    rows = _map_rows(_scores, config, params, examples, mesh=mesh, batch_size=batch_size)
+    return [row[: example.sequences] for row, example in zip(rows, examples, strict=True)]
+
+
+@functools.partial(jax.jit, static_argnames="config")
+def _scores(config: ModelConfig, params: Params, batch: Batch) -> jax.Array:
+    return sequence_scores(config, params, batch)
 
 
 @functools.partial(jax.jit, static_argnames="config")

@@ -14,6 +14,7 @@ from jaxalign import data, sharding, training
 from jaxalign.data import BatchSource, Example
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
+from jaxalign.recipes._best import Best
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk
 from jaxalign.recipes._config import FitConfig
 from jaxalign.recipes._objective import Objective, Params
@@ -45,6 +46,8 @@ class FitResult:
     """With ``lora_rank``: the model as the adapter belongs to it (stacks, ``lora``), for ``models.save_adapter``."""
     lora: Params | None = None
     """With ``lora_rank``: the adapter alone, a tree beside the parameters that training started from."""
+    best_step: int | None = None
+    """With ``keep_best``: the step whose parameters these are."""
 
 
 def fit(
@@ -61,6 +64,7 @@ def fit(
     pad_token: int = 0,
     identity: dict[str, Any] | None = None,
     evaluate: Callable[[int, Params], dict[str, float]] | None = None,
+    keep_best: str | None = None,
     report: Callable[[int, int, str], None] | None = None,
     title: str = "train",
 ) -> FitResult:
@@ -82,6 +86,8 @@ def fit(
       identity: further values that a continued run must share with the one it continues (data, model ...).
       evaluate: ``(step, whole model's parameters, in one stack) -> values``, called and written where the loss is
         evaluated. What it keeps of the parameters it must copy: the next step reuses their memory.
+      keep_best: the name of an evaluated value, such as "eval/rewards/accuracy": the result is the model of the
+        evaluation at which it was highest (the first of equals), not the last. Costs another copy of what trains.
       report: called as ``report(done, total, note)`` after every step, instead of a progress bar.
       title: the word before the progress bar.
 
@@ -95,6 +101,8 @@ def fit(
     objective = make_objective(split.config)
     _check_method(objective, config, reference)
     eval_examples = list(eval_examples)
+    if keep_best is not None and not eval_examples and evaluate is None:
+        raise InputError(f"keep_best {keep_best!r}: there is nothing to evaluate on")
     _check_fit(model_config, [*examples, *eval_examples])
     carried = _carried(examples, eval_examples)
     directory = None if directory is None else Path(directory)
@@ -138,10 +146,14 @@ def fit(
         update_extra=objective.update_extra,
     )
 
+    best = Best()
     checkpoints, restored = None, None
     if directory is not None:
         like = training.state_shapes(split.trainable, optimizer, dtype=config.parameter_dtype, extra=extra)
-        checkpoints, restored = open_run(directory, config, identity, like, layout)
+        saved_layout = layout
+        if keep_best is not None:
+            like, saved_layout = best.saved(like), best.saved(layout)
+        checkpoints, restored = open_run(directory, config, identity, like, saved_layout)
     if restored is None:
         state = training.create_state(
             split.trainable,
@@ -153,7 +165,7 @@ def fit(
             extra=extra,
         )
     else:
-        state = restored.state
+        state = restored.state if keep_best is None else best.restore(restored.state)
 
     evaluation = None
     if eval_examples:
@@ -167,7 +179,10 @@ def fit(
 
     def evaluate_all(index: int, state: training.TrainState) -> dict[str, float]:
         values = evaluation(state) if evaluation else {}
-        return values | (evaluate(index, split.whole(state.params)[1]) if evaluate else {})
+        values |= evaluate(index, split.whole(state.params)[1]) if evaluate else {}
+        if keep_best is not None:
+            best.offer(index, values, keep_best, state)
+        return values
 
     first_loss = objective.first_loss if reference is None and "reference_log_probs" not in carried else None
 
@@ -191,8 +206,10 @@ def fit(
         progress=None if report else title,
         evaluate=evaluate_all if evaluation or evaluate else None,
         observe=observe,
+        to_save=best.saved if keep_best is not None else None,
     )
-    whole_config, whole = split.whole(result.state.params)
+    trained = result.state.params if keep_best is None or result.interrupted else best.params
+    whole_config, whole = split.whole(trained)
     return FitResult(
         config=whole_config,
         params=whole,
@@ -200,7 +217,8 @@ def fit(
         metrics=result.metrics or (restored.metrics if restored else {}),
         interrupted=result.interrupted,
         lora_config=split.config if config.lora else None,
-        lora=result.state.params if config.lora else None,
+        lora=trained if config.lora else None,
+        best_step=None if keep_best is None else best.step,
     )
 
 
@@ -307,6 +325,7 @@ def _loop(
     progress: str | None,
     evaluate: Callable[[int, training.TrainState], dict[str, float]] | None,
     observe: Callable[[int, Any], None],
+    to_save: Callable[[training.TrainState], training.TrainState] | None,
 ) -> training.LoopResult:
     """Run the loop with what it reads and writes open around it; ``progress`` titles the bar, None = no bar."""
     writer = None
@@ -338,6 +357,7 @@ def _loop(
                 observe=observe,
                 identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
                 count_tokens=lambda batch: int((batch.example > 0).sum()) * shares,
+                to_save=to_save,
             )
     finally:
         batches.close()

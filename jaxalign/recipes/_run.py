@@ -12,7 +12,7 @@ from jaxalign.data import Counters, Example, Records, load_tokenizer
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._config import FolderConfig, RunConfig
-from jaxalign.recipes._fit import fit
+from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._objective import Objective, Params
 
 __all__ = ["Trained", "load_tokenizer", "run_recipe", "same_shape", "say", "weights_name", "write_final"]
@@ -38,6 +38,8 @@ class Trained(Protocol):
 
 
 Build = Callable[[Records, Any], tuple[list[Example], Counters]]
+Write = Callable[[FitResult, Any, list[Example], list[Example]], None]
+"""``write(result, tokenizer, examples, held-out examples)``."""
 
 
 def run_recipe(
@@ -49,10 +51,14 @@ def run_recipe(
     reference: str | None = None,
     cache_reference: bool = False,
     require_pairs: bool = False,
+    with_head: Callable[[ModelConfig, Params], tuple[ModelConfig, Params]] | None = None,
+    keep_best: str | None = None,
+    write: Write | None = None,
 ) -> None:
     """Load model and records, train, write ``output_dir/final``; a run that is there continues.
 
-    The records are read before the model: what is wrong with them is said in a second, not after a minute.
+    The records are read before the model: what is wrong with them is said in a second, not after a minute. A method
+    that trains another model than a language model makes it ``with_head`` and knows how to ``write`` it.
     """
     sharding.initialize_distributed()
     records = data.load_records(
@@ -62,7 +68,7 @@ def run_recipe(
     if config.eval_dataset is not None:
         eval_records = data.load_records(config.eval_dataset, split=config.eval_split, on_bad_row=config.on_bad_row)
     model_config = models.load_config(config.model)
-    if model_config.labels:
+    if model_config.labels and not (with_head and model_config.labels == 1):
         raise InputError(
             f"--model: {config.model} is a classifier with {model_config.labels} labels, no language model"
         )
@@ -83,6 +89,8 @@ def run_recipe(
     identity = {"tokenised data": data.fingerprint(examples), "weights of --model": weights_name(params)}
     if reference_params is not None:
         identity["weights of --reference"] = weights_name(reference_params)
+    if with_head is not None:
+        model_config, params = with_head(model_config, params)
     result = fit(
         model_config,
         params,
@@ -95,9 +103,13 @@ def run_recipe(
         directory=config.output_dir,
         pad_token=tokenizer.pad_token_id or 0,
         identity=identity,
+        keep_best=keep_best,
         title=title,
     )
-    write_final(config, result, tokenizer)
+    if write is None or result.interrupted:
+        write_final(config, result, tokenizer)
+    else:
+        write(result, tokenizer, examples, eval_examples)
 
 
 def write_final(config: FolderConfig, result: Trained, tokenizer: Any) -> None:

@@ -60,7 +60,10 @@ class Split:
         if self.config.lora is None:
             params = models.combine(trainable, self.base)
         else:
-            params = models.merge_lora(self.config, self.base, trainable, dtype=self.dtype)
+            adapter = {name: part for name, part in trainable.items() if name != "score"}
+            params = models.merge_lora(self.config, self.base, adapter, dtype=self.dtype)
+            if "score" in trainable:
+                params = {**params, "score": trainable["score"]}
         return models.restack(self.config.replace(lora=None), params, (self.config.layers,))
 
 
@@ -103,7 +106,7 @@ def split_model(model_config: ModelConfig, params: Params, config: TrainConfig, 
 
 
 def _adapted(model_config: ModelConfig, params: Params, config: TrainConfig) -> tuple[ModelConfig, Params, Params]:
-    """(config, a new adapter, the whole model)."""
+    """(config, a new adapter, the whole model); a score head trains beside the adapter, for it is new."""
     layers, rest = config.frozen_layers, model_config.layers - config.frozen_layers
     if not rest:
         raise InputError(f"--frozen-layers: all {layers} layers are frozen; --lora-rank leaves nothing that trains")
@@ -111,9 +114,13 @@ def _adapted(model_config: ModelConfig, params: Params, config: TrainConfig) -> 
     split_config = split_config.replace(lora=config.lora)
     key = jax.random.fold_in(jax.random.key(config.seed), ADAPTER)
     try:
-        return split_config, models.init_lora(split_config, key), base
+        adapter = models.init_lora(split_config, key)
     except InputError as error:
         raise InputError(str(error).replace("LoRA.targets:", "--lora-targets:")) from None
+    if not split_config.labels:
+        return split_config, adapter, base
+    head = {"score": base["score"]}
+    return split_config, {**adapter, **head}, {name: part for name, part in base.items() if name != "score"}
 
 
 def _layout(config: ModelConfig, mesh: Mesh) -> Any:

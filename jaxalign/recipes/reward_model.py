@@ -1,0 +1,161 @@
+"""Reward models: one number for an answer, learnt from preferences.
+
+    P(y_w preferred to y_l | x) = sigmoid(r(x, y_w) - r(x, y_l))                  (Bradley-Terry; DPO paper, equation 1)
+
+Records: ``prompt`` + ``chosen`` + ``rejected``, or ``prompt`` + ``responses`` + ``ratings``. The model is that of
+``model``, usually an SFT folder, with a linear score read at the answer's last token. What is written is a Hugging Face
+``...ForSequenceClassification`` folder, and in its ``reward.json`` the mean (and scale) of scores on demonstrations:
+reward = (score - mean) / std.
+"""
+
+import dataclasses
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import jax
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxalign import data, evaluation, models, sharding
+from jaxalign.data import Example
+from jaxalign.models import ModelConfig, RewardModel
+from jaxalign.recipes._cached import example_scores
+from jaxalign.recipes._config import RunConfig
+from jaxalign.recipes._fit import FitResult
+from jaxalign.recipes._objective import Params
+from jaxalign.recipes._reward import RewardObjective, reward_objective
+from jaxalign.recipes._run import run_recipe, say
+from jaxalign.training import OptimizerConfig
+
+__all__ = ["RewardModelConfig", "moments", "pair_margins", "run"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class RewardModelConfig(RewardObjective, RunConfig):
+    """Train a reward model on preferences."""
+
+    batch_size: int = 64
+    """Rows in one update (all devices together): a pair (or all answers to one prompt) a row, or several packed."""
+    optimizer: OptimizerConfig = field(
+        default_factory=lambda: OptimizerConfig(learning_rate=3e-6, schedule="linear", epsilon=1e-5, clip_norm=1.0)
+    )
+    """AdamW, falling linearly to 0 over the run."""
+    normalise_dataset: str | None = None
+    """Demonstrations (``prompt`` + ``completion``) whose mean reward is made 0; None = ``dataset``'s best answers."""
+    normalise_variance: bool = False
+    """Also give the rewards of demonstrations unit variance."""
+
+    def __post_init__(self) -> None:
+        RunConfig.__post_init__(self)
+        RewardObjective.__post_init__(self)
+
+
+def run(config: RewardModelConfig) -> None:
+    """Load, tokenise, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input.
+
+    With ``eval_dataset`` the model of best held-out accuracy is kept, and its accuracy and calibration are written to
+    ``evaluation.json`` (and drawn, where matplotlib is installed).
+    """
+
+    def with_head(model_config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
+        if model_config.labels == 1:  # a reward model that goes on
+            return model_config, params
+        return models.add_score_head(model_config, params, jax.random.key(config.seed))
+
+    def write(result: FitResult, tokenizer: Any, examples: list[Example], eval_examples: list[Example]) -> None:
+        _write(config, result, tokenizer, examples, eval_examples)
+
+    run_recipe(
+        config,
+        lambda records, tokenizer: data.build_examples(
+            records, tokenizer, kind=None, truncation=config.truncation, on_bad_row=config.on_bad_row
+        ),
+        lambda model_config: reward_objective(model_config, config),
+        title="reward",
+        require_pairs=True,
+        with_head=with_head,
+        keep_best=None if config.eval_dataset is None else "eval/rewards/accuracy",
+        write=write,
+    )
+
+
+def moments(
+    config: ModelConfig, params: Params, examples: Sequence[Example], *, mesh: Mesh | None = None, batch_size: int = 16
+) -> tuple[float, float, int]:
+    """(mean, standard deviation, number) of the scores of demonstrations; of preferences, of answers no other beats.
+
+    Args:
+      config, params: the reward model.
+      examples: tokenised records.
+      mesh, batch_size: where, and how many examples at a time.
+    """
+    scores = example_scores(config, params, examples, mesh=mesh, batch_size=batch_size)
+    best = []
+    for own, example in zip(scores, examples, strict=True):
+        beaten = set(example.pairs[:, 1].tolist())
+        best += [float(score) for slot, score in enumerate(own) if slot not in beaten]
+    return float(np.mean(best)), float(np.std(best)), len(best)
+
+
+def pair_margins(
+    config: ModelConfig, params: Params, examples: Sequence[Example], *, mesh: Mesh | None = None, batch_size: int = 16
+) -> np.ndarray:
+    """r_w - r_l of every pair of the examples, float32 ``[n]``, in order: for ``evaluation.calibration``."""
+    scores = example_scores(config, params, examples, mesh=mesh, batch_size=batch_size)
+    return np.concatenate(
+        [own[example.pairs[:, 0]] - own[example.pairs[:, 1]] for own, example in zip(scores, examples, strict=True)]
+    )
+
+
+def _write(
+    config: RewardModelConfig,
+    result: FitResult,
+    tokenizer: Any,
+    examples: list[Example],
+    eval_examples: list[Example],
+) -> None:
+    final, mesh = config.output_dir / "final", sharding.parse_mesh(config.mesh)
+    save_dtype = config.save_dtype or config.parameter_dtype
+    params = jax.tree.map(
+        lambda leaf: leaf if leaf.dtype == save_dtype else leaf.astype(save_dtype),
+        {name: part for name, part in result.params.items() if name != "score"},
+    )
+    params["score"] = result.params["score"]  # float32 whatever the rest is, as it is computed
+    source, measured = f"best answers of {config.dataset}", examples
+    if config.normalise_dataset is not None:
+        source = config.normalise_dataset
+        measured, _ = data.build_examples(
+            data.load_records(config.normalise_dataset, on_bad_row=config.on_bad_row),
+            tokenizer,
+            truncation=config.truncation,
+            on_bad_row=config.on_bad_row,
+        )
+    mean, std, count = moments(result.config, params, measured, mesh=mesh, batch_size=config.batch_size)
+    model = RewardModel(
+        result.config.replace(compute_dtype="float32"), params, mean, std if config.normalise_variance else 1.0
+    )
+    models.save_reward_model(final, model, tokenizer, measured_on=source, measured_answers=count, measured_std=std)
+    lines = [f"{result.step} steps done; the reward model is in {final}, its mean {mean:.4f} taken off {count} answers"]
+    if eval_examples:
+        margins = pair_margins(result.config, params, eval_examples, mesh=mesh, batch_size=config.batch_size)
+        found = evaluation.calibration(margins)
+        content = {"step": result.best_step, "dataset": config.eval_dataset, **dataclasses.asdict(found)}
+        if jax.process_index() == 0:
+            path = config.output_dir / "evaluation.json"
+            path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
+            _draw(config, found)
+        lines.append(
+            f"held out: accuracy {found.accuracy:.3f} [{found.low:.3f}, {found.high:.3f}] on {found.pairs} pairs, the "
+            f"best of step {result.best_step}; calibration in {config.output_dir / 'evaluation.json'}"
+        )
+    for line in lines:
+        say(line)
+
+
+def _draw(config: RewardModelConfig, found: evaluation.Calibration) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is not None:
+        evaluation.save_figure(evaluation.plot_calibration(found), config.output_dir / "calibration")
