@@ -77,9 +77,13 @@ def test_two_processes_save_resume_and_agree(whole, tmp_path):
             port = server.getsockname()[1]
         common = ("--mesh", mesh, "--devices", 2, "--coordinator", f"localhost:{port}", "--processes", 2)
         processes = [start(tmp_path, *common, "--process", index, *arguments) for index in (0, 1)]
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors
+        try:
+            for process in processes:
+                _, errors = process.communicate(timeout=300)
+                assert process.returncode == 0, errors
+        finally:  # one alone would wait for the other
+            for process in processes:
+                process.kill()
         return json.loads((tmp_path / "result.json").read_text())
 
     first = pair("data=2,fsdp=2", "--term", 6)
