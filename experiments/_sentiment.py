@@ -5,11 +5,12 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from experiments._sentiment_rlhf import PPO, RLHF
 from experiments._stages import Report
 from experiments.assets.movie_reviews import first_words
 from experiments.assets.prompts import Prompt
@@ -82,19 +83,21 @@ class Study:
     """Largest N of Best-of-N."""
     compare_at: tuple[float, ...] = ()
     """KLs (nats a sequence) at which methods are compared."""
+    rlhf: RLHF = field(default_factory=RLHF)
+    """Reward modelling and PPO."""
     seed: int = 0
     """Of everything."""
 
 
 @dataclass(frozen=True)
 class Method:
-    """One training run: its name on the figure and its loss."""
+    """One training run: its name on the figure, and the loss of its pairs or what PPO raises."""
 
     name: str
     setting: str
-    objective: PreferenceObjective
+    objective: PreferenceObjective | PPO
     seed: int
-    """Of the data order."""
+    """Of the data order, and of PPO's rollouts."""
 
 
 @dataclass(frozen=True)
@@ -132,28 +135,32 @@ class Measurement:
             "tokens": float(np.mean(weights)),
         }
 
-    def point(self, method: str, setting: str, *, seed: int) -> evaluation.FrontierPoint:
-        """Where it lies on the reward-KL plane."""
+    def point(
+        self, method: str, setting: str, *, seed: int, rating: Literal["reward", "judge"] = "reward"
+    ) -> evaluation.FrontierPoint:
+        """Where it lies on the plane of KL and a rating."""
         return evaluation.FrontierPoint.from_samples(
             method,
             setting,
             self.step,
             kl=self.kl,
-            reward=self.reward,
+            reward=getattr(self, rating),
             prompt=self.prompt,
             extras=self.extras(),
             seed=seed,
         )
 
+    def by_prefix(self, name: str) -> np.ndarray:
+        """A value of every prefix, its samples averaged."""
+        return np.bincount(self.prompt, weights=getattr(self, name)) / np.bincount(self.prompt)
+
     def judged(self) -> np.ndarray:
-        """The judge's P(positive) of every prefix, its samples averaged."""
-        return np.bincount(self.prompt, weights=self.judge) / np.bincount(self.prompt)
+        """The judge's P(positive) of every prefix."""
+        return self.by_prefix("judge")
 
 
-def fine_tune(
-    config: ModelConfig, params: Params, tokenizer: Any, texts: Sequence[str], study: Study, report: Report
-) -> Params:
-    """The start model: supervised fine-tuning on windows of reviews, the first of each behind a newline."""
+def demonstrations(tokenizer: Any, texts: Sequence[str], study: Study) -> list[Example]:
+    """Windows of reviews, the first of each behind a newline."""
     records = []
     for text in texts:
         words = text.split()
@@ -163,7 +170,14 @@ def fine_tune(
                 continue
             records.append({"text": ("\n" if start == 0 else " ") + piece, "finished": False})
     truncation = data.Truncation(max_length=study.sft_length)
-    examples, _ = data.build_examples(records, tokenizer, kind="text", truncation=truncation)
+    return data.build_examples(records, tokenizer, kind="text", truncation=truncation)[0]
+
+
+def fine_tune(
+    config: ModelConfig, params: Params, tokenizer: Any, texts: Sequence[str], study: Study, report: Report
+) -> Params:
+    """The start model: supervised fine-tuning on windows of reviews, the first of each behind a newline."""
+    examples = demonstrations(tokenizer, texts, study)
     optimizer = OptimizerConfig(
         learning_rate=study.sft_learning_rate, schedule="cosine", warmup_steps=10, clip_norm=1.0
     )
@@ -242,8 +256,11 @@ def train(
         seed=method.seed,
     )
 
+    objective = method.objective
+    assert isinstance(objective, PreferenceObjective)
+
     def make_objective(model_config: ModelConfig) -> recipes.Objective:
-        return recipes.preference_objective(model_config, method.objective)
+        return recipes.preference_objective(model_config, objective)
 
     def evaluate_after(step: int, whole: Params) -> dict[str, float]:
         if step:  # step 0 is the start model, measured once for all

@@ -3,12 +3,13 @@
 import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 from rich.console import Console
 
 from experiments._sentiment import Measurement, Method, Study
+from experiments._sentiment_rlhf import PPO
 from experiments.assets.prompts import Prompt
 from jaxalign import evaluation, sampling
 
@@ -26,6 +27,7 @@ def write(
     results: Mapping[Method, Sequence[Measurement]],
     held_out: Sequence[Prompt],
     accuracy: Mapping[str, Mapping[str, float]],
+    reward_model: Mapping[str, Any] | None,
     console: Console,
 ) -> dict[str, Any]:
     """Print the samples, write ``frontier.{png,svg}``, ``frontier.{md,csv}``, ``results.json`` and ``report.md``.
@@ -49,6 +51,7 @@ def write(
 
     gains = _gains(one, results)
     compared = _compared(study, points)
+    ppo = _ppo_rows(one, results)
     summary = {
         "preset": name,
         "gains over the start model": gains,
@@ -65,10 +68,19 @@ def write(
         ],
         "largest KL of each run": {_label(method): float(np.mean(runs[-1].kl)) for method, runs in results.items()},
         "rater accuracy": accuracy,
+        "reward model": reward_model,
+        "PPO": ppo,
         "points": [point.to_json() for point in points],
     }
     (output / "results.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
-    report = _report(study, name, samples, table, gains, compared, accuracy)
+    if ppo:
+        judged = evaluation.plot_frontier(
+            _points(study, start, one, results, rating="judge"),
+            reward_label="Independent judge's P(positive)",
+            title="The same runs, by a judge that no run saw",
+        )
+        evaluation.save_figure(judged, output / "judge")
+    report = _report(study, name, samples, table, gains, compared, accuracy, ppo, reward_model)
     (output / "report.md").write_text(report, encoding="utf-8")
     for line in _gain_lines(gains):
         console.print(line, markup=False, highlight=False, soft_wrap=True)
@@ -100,13 +112,18 @@ def _first_samples(start: Measurement, each: int, kept: int) -> Measurement:
 
 
 def _points(
-    study: Study, start: Measurement, one: Measurement, results: Mapping[Method, Sequence[Measurement]]
+    study: Study,
+    start: Measurement,
+    one: Measurement,
+    results: Mapping[Method, Sequence[Measurement]],
+    *,
+    rating: Literal["reward", "judge"] = "reward",
 ) -> list[evaluation.FrontierPoint]:
-    """Every curve from the start model on, and Best-of-N at its bound."""
+    """Every curve from the start model on, and Best-of-N (chosen by the reward) at its bound, by either rating."""
     points = []
     for method, measurements in results.items():
-        points.append(one.point(method.name, method.setting, seed=study.seed))
-        points += [measured.point(method.name, method.setting, seed=study.seed) for measured in measurements]
+        for measured in (one, *measurements):
+            points.append(measured.point(method.name, method.setting, seed=study.seed, rating=rating))
     scores = np.asarray(start.reward).reshape(-1, study.best_of_n)
     judged = np.asarray(start.judge).reshape(scores.shape)
     best = sampling.best_of_n(scores)
@@ -119,7 +136,7 @@ def _points(
                 "",
                 n,
                 kl=sampling.best_of_n_kl_bound(n),
-                reward=scores[rows, chosen],
+                reward=(scores if rating == "reward" else judged)[rows, chosen],
                 prompt=rows,
                 kl_is_bound=True,
                 extras={"judge P(positive)": float(judged[rows, chosen].mean())},
@@ -142,6 +159,29 @@ def _gains(one: Measurement, results: Mapping[Method, Sequence[Measurement]]) ->
             "high": gain.high,
         }
     return gains
+
+
+def _ppo_rows(one: Measurement, results: Mapping[Method, Sequence[Measurement]]) -> list[dict[str, Any]]:
+    """Every PPO run's last point against the start model, prefix by prefix."""
+    rows = []
+    for method, measurements in results.items():
+        if not isinstance(method.objective, PPO):
+            continue
+        last = measurements[-1]
+        reward = evaluation.paired_bootstrap_difference(last.by_prefix("reward"), one.by_prefix("reward"))
+        judge = evaluation.paired_bootstrap_difference(last.judged(), one.judged())
+        rows.append({
+            "run": _label(method),
+            "target KL": method.objective.target_kl,
+            "KL": float(np.mean(last.kl)),
+            "true reward gained": reward.estimate,
+            "reward low": reward.low,
+            "reward high": reward.high,
+            "judge gained": judge.estimate,
+            "judge low": judge.low,
+            "judge high": judge.high,
+        })  # fmt: skip
+    return rows
 
 
 def _compared(study: Study, points: Sequence[evaluation.FrontierPoint]) -> list[evaluation.RewardDifference]:
@@ -192,6 +232,8 @@ def _report(
     gains: Mapping[str, Mapping[str, float]],
     compared: Sequence[evaluation.RewardDifference],
     accuracy: Mapping[str, Mapping[str, float]],
+    ppo: Sequence[Mapping[str, Any]],
+    reward_model: Mapping[str, Any] | None,
 ) -> str:
     raters = [{"rater": rater, **values} for rater, values in accuracy.items()]
     parts = [
@@ -218,6 +260,22 @@ def _report(
             "## DPO against the baselines at equal KL",
             evaluation.markdown_table(evaluation.difference_rows(compared)),
             "A method that does not reach a KL stands with the best reward it reached before it, which favours it.",
+        ]
+    if ppo:
+        parts += [
+            "## PPO",
+            evaluation.markdown_table(ppo),
+            "Last point of every run; gains over the start model with 95 % bootstrap intervals over held-out prefixes, "
+            "each prefix paired with itself. PPO raises the learned reward, PPO-GT the true one; the columns are the "
+            "true reward and a judge of another kind that neither saw: a policy that games its reward shows there.",
+            "![judge](judge.png)",
+        ]
+    if reward_model:
+        parts += [
+            "## The reward model on held-out preferences",
+            f"Accuracy {reward_model['accuracy']:.3f} [{reward_model['low']:.3f}, {reward_model['high']:.3f}] on "
+            f"{reward_model['pairs']} pairs, log loss {reward_model['log_loss']:.3f} nats (knowing nothing: 0.693), "
+            f"expected calibration error {reward_model['expected_calibration_error']:.3f}.",
         ]
     parts += ["## Raters on held-out text (accuracy)", evaluation.markdown_table(raters)]
     return "\n\n".join(parts) + "\n"

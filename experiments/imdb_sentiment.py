@@ -26,7 +26,7 @@ import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from rich.console import Console
 
@@ -36,6 +36,7 @@ from experiments._sentiment import (
     Method,
     Raters,
     Study,
+    demonstrations,
     fine_tune,
     measure,
     preference_examples,
@@ -43,6 +44,7 @@ from experiments._sentiment import (
     shared_activations,
     train,
 )
+from experiments._sentiment_rlhf import PPO, RLHF, load_reward, save_reward, train_ppo, train_reward
 from experiments._stages import ARRAYS, JSON, TREE, Stages, digest
 from experiments.assets.prompts import REVIEW_REQUEST, Prompt, prefix_prompts
 from jaxalign import models, recipes, sampling
@@ -78,6 +80,7 @@ PRESETS = {
         unlikelihood_alphas=(0.05, 0.1, 0.5, 1.0),
         best_of_n=4,
         compare_at=(2.0, 4.0, 6.0),
+        rlhf=RLHF(targets=(3.0, 6.0, 9.0, 12.0), seeds=(0, 1, 2)),
     ),
     "paper": Study(
         model="gpt2-large",
@@ -100,6 +103,17 @@ PRESETS = {
         unlikelihood_alphas=(0.05, 0.1, 0.5, 1.0),
         best_of_n=4,
         compare_at=(2.0, 4.0, 6.0),
+        rlhf=RLHF(
+            targets=(3.0, 6.0, 9.0, 12.0),
+            reward_steps=450,
+            reward_prompts_per_step=64,
+            reward_learning_rate=3e-6,
+            updates=400,
+            episodes=1024,
+            ppo_epochs=4,
+            learning_rate=3e-6,
+            kl_horizon=10_000.0,
+        ),
     ),
 }
 
@@ -116,6 +130,13 @@ def methods(study: Study) -> list[Method]:
         found.append(run("Preferred-FT", setting, seed=seed, loss=("preferred_ft",)))
     for alpha in study.unlikelihood_alphas:
         found.append(run("Unlikelihood", f"alpha {alpha:g}", loss=("unlikelihood",), unlikelihood_weight=alpha))
+    rewards: tuple[tuple[str, Literal["learned", "true"]], ...] = (("PPO", "learned"), ("PPO-GT", "true"))
+    for name, reward in rewards:
+        for target in study.rlhf.targets:
+            seeds = study.rlhf.seeds if target == study.rlhf.seeds_at else study.rlhf.seeds[:1]
+            for seed in seeds:
+                setting = f"KL {target:g}" + (f", seed {seed}" if len(seeds) > 1 else "")
+                found.append(Method(name, setting, PPO(reward, target), study.seed + seed))
     return found
 
 
@@ -137,7 +158,8 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
     """All stages, then the report; returns what the report says, as numbers."""
     console = Console()
     runs = methods(study)
-    stages = Stages(output / "stages", total=5 + (study.sft_steps > 0) + len(runs), console=console)
+    total = 5 + (study.sft_steps > 0) + bool(study.rlhf.targets) + len(runs)
+    stages = Stages(output / "stages", total=total, console=console)
     reviews, raters, accuracy = _raters(study, stages)
     config, params, tokenizer = _model(study)
     texts = reviews.prompts.texts
@@ -169,28 +191,57 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
             config, params, None, tokenizer, held_out, raters, study, step=0, each=study.best_of_n, report=report
         ),
     )
+    learned, knows = None, None
+    if study.rlhf.targets:
+        windows = demonstrations(tokenizer, reviews.sft.texts[:256], study)
+
+        def reward_model(report: Any) -> tuple[models.RewardModel, dict[str, Any]]:
+            model, found = train_reward(config, params, examples, windows, study, report)
+            return model, dataclasses.asdict(found)
+
+        learned, knows = stages.stage(
+            "reward-model",
+            sampled | {"rlhf": _reward_inputs(study), "sft": digest(reviews.sft.texts[:256])},
+            reward_model,
+            lambda folder, found: save_reward(folder, found, tokenizer),
+            load_reward,
+        )
     activated: list[Any] = []
     results: dict[Method, list[Measurement]] = {}
     for method in runs:
 
         def compute(report: Any, method: Method = method) -> tuple[list[dict[str, Any]], Any]:
-            if not activated:  # only when a run is missing: computed once for all of them
-                console.print("activations of the frozen layers and reference log-probs, once for all runs")
-                activated.extend(shared_activations(config, params, examples, study))
             points: list[Measurement] = []
 
             def evaluate(step: int, policy: Any) -> None:
-                report(step, study.steps, "measuring")
+                report(step, study.rlhf.updates if isinstance(method.objective, PPO) else study.steps, "measuring")
                 quiet = _Quiet()
                 points.append(
                     measure(config, policy, params, tokenizer, held_out, raters, study, step=step, report=quiet)
                 )
 
-            final = train(config, params, activated, method, study, evaluate=evaluate, report=report)
+            if isinstance(method.objective, PPO):
+                reward = learned if method.objective.reward == "learned" else raters.reward
+                assert reward is not None
+                final, last = train_ppo(
+                    config, params, training, reward, method.objective, study, tokenizer,
+                    seed=method.seed, evaluate=evaluate, report=report,
+                )  # fmt: skip
+                console.print(_ppo_line(method, last), highlight=False, markup=False)
+            else:
+                if not activated:  # only when a run is missing: computed once for all of them
+                    console.print("activations of the frozen layers and reference log-probs, once for all runs")
+                    activated.extend(shared_activations(config, params, examples, study))
+                final = train(config, params, activated, method, study, evaluate=evaluate, report=report)
             return [dataclasses.asdict(point) for point in points], final
 
         label = f"{method.name} {method.setting}".strip().replace(" ", "-").lower()
         inputs = known | {"method": dataclasses.asdict(method.objective), "seed": method.seed, "name": label}
+        if isinstance(method.objective, PPO):
+            inputs = sampled | {"method": dataclasses.asdict(method.objective), "seed": method.seed, "name": label}
+            inputs |= {"rlhf": _ppo_inputs(study), "frozen_layers": study.frozen_layers}
+            if method.objective.reward == "learned":
+                inputs |= {"reward model": _reward_inputs(study)}
         first = method is runs[0]  # its model is kept, to go on with
 
         def save(folder: Path, result: tuple[list[dict[str, Any]], Any], first: bool = first) -> None:
@@ -204,7 +255,15 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
         if first:
             _link(output / "model", stages.folder(label, inputs) / "model")
     return report_files.write(
-        output, study, name=name, start=start, results=results, held_out=held_out, accuracy=accuracy, console=console
+        output,
+        study,
+        name=name,
+        start=start,
+        results=results,
+        held_out=held_out,
+        accuracy=accuracy,
+        reward_model=knows,
+        console=console,
     )
 
 
@@ -221,8 +280,29 @@ TRAINING = ("frozen_layers", "steps", "prompts_per_step", "learning_rate", "warm
 
 def _inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """What decides a stage's result: the study without the lists of runs, so that adding one keeps the others."""
-    apart = ("dpo_betas", "preferred_ft_seeds", "unlikelihood_alphas", "compare_at", *without)
+    apart = ("dpo_betas", "preferred_ft_seeds", "unlikelihood_alphas", "compare_at", "rlhf", *without)
     return {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
+
+
+def _reward_inputs(study: Study) -> dict[str, Any]:
+    """What decides the reward model, beside the samples it learns from."""
+    values = dataclasses.asdict(study.rlhf).items()
+    return {name: value for name, value in values if name.startswith("reward_")} | {"frozen": study.frozen_layers}
+
+
+def _ppo_inputs(study: Study) -> dict[str, Any]:
+    """What decides a PPO run, beside its target, its seed and its reward."""
+    apart = ("targets", "seeds", "seeds_at")
+    values = dataclasses.asdict(study.rlhf).items()
+    return {name: value for name, value in values if name not in apart and not name.startswith("reward_")}
+
+
+def _ppo_line(method: Method, last: dict[str, float]) -> str:
+    return (
+        f"{method.name} {method.setting}: KL {last['objective/kl']:.2f} with coefficient "
+        f"{last['objective/kl_coefficient']:.3f}, score {last['objective/scores']:.2f}, explained variance "
+        f"{last['val/explained_variance']:.2f}, largest gap to the sampler {last['sampler/log_prob_gap_max']:.1e}"
+    )
 
 
 def _raters(study: Study, stages: Stages) -> tuple[Any, Raters, dict[str, dict[str, float]]]:

@@ -1,0 +1,171 @@
+"""The RLHF half of the sentiment study: a reward model of the preferences, and PPO against it or the truth."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from experiments._stages import JSON, Report
+from experiments.assets.prompts import Prompt
+from jaxalign import data, evaluation, models, recipes
+from jaxalign.data import Example
+from jaxalign.models import ModelConfig, RewardModel
+from jaxalign.recipes import FitConfig, PPOFitConfig, RewardObjective
+from jaxalign.sampling import TextReward
+from jaxalign.training import OptimizerConfig
+
+__all__ = ["PPO", "RLHF", "load_reward", "save_reward", "train_ppo", "train_reward"]
+
+Params = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLHF:
+    """The numbers of reward modelling and PPO; no targets, no RLHF."""
+
+    targets: tuple[float, ...] = ()
+    """KLs (nats a response) that PPO and PPO-GT are run for."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the runs at ``seeds_at``; the other targets have the first alone."""
+    seeds_at: float = 6.0
+    """The target that is run with every seed."""
+    reward_steps: int = 120
+    """Updates of the reward model; the one of best held-out accuracy is kept."""
+    reward_prompts_per_step: int = 32
+    """Prefixes in an update of the reward model, each with all the pairs of its samples."""
+    reward_learning_rate: float = 3e-4
+    """Of Adam, linear to 0."""
+    reward_held_out: float = 0.125
+    """Share of the prefixes whose preferences the reward model is measured on instead of trained on."""
+    updates: int = 60
+    """PPO updates (rollouts)."""
+    episodes: int = 128
+    """Responses in a rollout."""
+    ppo_epochs: int = 2
+    """Passes over a rollout."""
+    minibatches: int = 2
+    """Optimizer steps of a pass."""
+    learning_rate: float = 3e-4
+    """Of Adam, for policy and critic."""
+    kl_coefficient: float = 0.1
+    """Where the adaptive coefficient starts."""
+    kl_horizon: float = 1280.0
+    """Episodes over which it changes by a fifth."""
+
+
+@dataclass(frozen=True)
+class PPO:
+    """A PPO run: which reward it raises, and the KL it is held at."""
+
+    reward: Literal["learned", "true"]
+    target_kl: float
+
+
+def train_reward(
+    config: ModelConfig,
+    params: Params,
+    examples: Sequence[Example],
+    demonstrations: Sequence[Example],
+    study: Any,
+    report: Report,
+) -> tuple[RewardModel, evaluation.Calibration]:
+    """A reward model initialised from the start model, and what it knows of preferences it has not seen.
+
+    The last ``reward_held_out`` of the prefixes are held out, with all their samples. Its mean on demonstrations is 0.
+    """
+    settings: RLHF = study.rlhf
+    held = max(1, round(len(examples) * settings.reward_held_out))
+    scored, tree = models.add_score_head(config, params, jax.random.key(study.seed))
+    fit = FitConfig(
+        max_steps=settings.reward_steps,
+        batch_size=settings.reward_prompts_per_step,
+        optimizer=OptimizerConfig(
+            learning_rate=settings.reward_learning_rate, schedule="linear", warmup_steps=10, clip_norm=1.0
+        ),
+        frozen_layers=study.frozen_layers,
+        eval_every=max(1, settings.reward_steps // 12),
+        seed=study.seed,
+    )
+    result = recipes.fit(
+        scored,
+        tree,
+        examples[:-held],
+        lambda model_config: recipes.reward_objective(model_config, RewardObjective()),
+        fit,
+        eval_examples=examples[-held:],
+        keep_best="eval/rewards/accuracy",
+        report=report,
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    margins = recipes.reward_model.pair_margins(result.config, result.params, examples[-held:])
+    mean, _, _ = recipes.reward_model.moments(result.config, result.params, demonstrations)
+    return RewardModel(result.config, result.params, mean), evaluation.calibration(margins)
+
+
+def save_reward(folder: Path, found: tuple[RewardModel, dict[str, Any]], tokenizer: Any) -> None:
+    """Into a stage's folder."""
+    model, known = found
+    models.save_reward_model(folder / "model", model, tokenizer, measured_on="windows of reviews")
+    JSON.save(folder, known)
+
+
+def load_reward(folder: Path) -> tuple[RewardModel, dict[str, Any]]:
+    """What ``save_reward`` wrote."""
+    return models.load_reward_model(folder / "model", dtype="float32"), JSON.load(folder)
+
+
+def train_ppo(
+    config: ModelConfig,
+    params: Params,
+    prompts: Sequence[Prompt],
+    reward: TextReward | RewardModel,
+    method: PPO,
+    study: Any,
+    tokenizer: Any,
+    *,
+    seed: int,
+    evaluate: Callable[[int, Params], None],
+    report: Report,
+) -> tuple[Params, dict[str, float]]:
+    """One PPO run held at ``method.target_kl``; returns the policy and its last metrics."""
+    settings: RLHF = study.rlhf
+    ppo = PPOFitConfig(
+        max_steps=settings.updates,
+        batch_size=settings.episodes,
+        ppo_epochs=settings.ppo_epochs,
+        minibatches=settings.minibatches,
+        optimizer=OptimizerConfig(learning_rate=settings.learning_rate, warmup_steps=4, epsilon=1e-5, clip_norm=1.0),
+        max_new_tokens=study.max_new_tokens,
+        temperature=study.temperature,
+        sampling_batch=study.sampling_batch,
+        kl_coefficient=settings.kl_coefficient,
+        kl_target=method.target_kl,
+        kl_horizon=settings.kl_horizon,
+        frozen_layers=study.frozen_layers,
+        seed=seed,
+    )
+
+    def evaluate_after(step: int, whole: Params) -> dict[str, float]:
+        if step:
+            evaluate(step, whole)
+        return {}
+
+    result = recipes.fit_ppo(
+        config,
+        params,
+        [data.Prompt(list(prompt.ids), prompt.opening) for prompt in prompts],
+        reward,
+        ppo,
+        decode=tokenizer.decode,
+        stop_tokens=[token for token in (tokenizer.eos_token_id,) if token is not None],
+        evaluate=evaluate_after,
+        evaluate_every=max(1, settings.updates // 4),
+        report=report,
+    )
+    if result.interrupted:
+        raise KeyboardInterrupt
+    return result.params, {name: float(np.float64(value)) for name, value in result.metrics.items()}
