@@ -32,6 +32,9 @@ COMMANDS = {
         "train a reward model on preferences", "jaxalign.recipes.reward_model", "RewardModelConfig", "run"
     ),
     "ppo": _Command("raise a reward, near the start: PPO", "jaxalign.recipes.ppo", "PPOConfig", "run"),
+    "collect": _Command(
+        "sample answers and have them rated: preferences", "jaxalign.recipes.collect", "CollectConfig", "run"
+    ),
     "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
     "convert": _Command("read a model, check it, write it anew", "jaxalign.cli._convert", "ConvertConfig", "run"),
 }

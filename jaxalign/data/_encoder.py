@@ -89,6 +89,13 @@ class Encoder:
         """The text of ids, special tokens included."""
         return str(self.tokenizer.decode(list(ids)))
 
+    def decode_following(self, ids: Sequence[int]) -> str:
+        """The text of ids that continue another text: tokenizers that prefix a space strip one from a beginning."""
+        if not self.prefixes_space:
+            return self.decode(ids)
+        head = self.raw("a")
+        return self.decode([*head, *ids])[len(self.decode(head)) :]
+
     def first(self, text: str) -> list[int]:
         """Ids of a text that begins a sequence, BOS first where one is used. An empty text is the start token alone."""
         ids = self.raw(text)

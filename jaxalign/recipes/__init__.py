@@ -4,8 +4,10 @@ No numerics of a loss (jaxalign.losses), no train step (jaxalign.training); no t
 (jaxalign.data). In a notebook: ``fit`` with an objective; from the shell: ``sft.run`` and ``dpo.run``.
 """
 
-from jaxalign.recipes import dpo, ppo, reward_model, sft
+from jaxalign.recipes import collect, dpo, ppo, reward_model, sft
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk, example_log_probs, example_scores
+from jaxalign.recipes._collect import Collected, collect_preferences
+from jaxalign.recipes._collection import CollectSettings
 from jaxalign.recipes._config import FitConfig, FolderConfig, RunConfig, TrainConfig
 from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._likelihood import likelihood_objective
@@ -14,9 +16,12 @@ from jaxalign.recipes._pairs import preference_objective
 from jaxalign.recipes._ppo import PPOResult, fit_ppo
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._preference import LOSSES, PreferenceObjective
+from jaxalign.recipes._raters import load_text_reward
 from jaxalign.recipes._reward import RewardObjective, reward_objective
+from jaxalign.recipes._reward_rater import RewardModelReward
 from jaxalign.recipes._run import load_tokenizer
 from jaxalign.recipes._scores import score_targets, sequence_scores
+from jaxalign.recipes.collect import CollectConfig
 from jaxalign.recipes.dpo import DPOConfig
 from jaxalign.recipes.ppo import PPOConfig
 from jaxalign.recipes.reward_model import RewardModelConfig
@@ -24,6 +29,9 @@ from jaxalign.recipes.sft import SFTConfig
 
 __all__ = [
     "LOSSES",
+    "CollectConfig",
+    "CollectSettings",
+    "Collected",
     "DPOConfig",
     "FitConfig",
     "FitResult",
@@ -34,18 +42,22 @@ __all__ = [
     "PPOResult",
     "PreferenceObjective",
     "RewardModelConfig",
+    "RewardModelReward",
     "RewardObjective",
     "RunConfig",
     "SFTConfig",
     "TrainConfig",
     "attach_reference_log_probs",
     "attach_trunk",
+    "collect",
+    "collect_preferences",
     "dpo",
     "example_log_probs",
     "example_scores",
     "fit",
     "fit_ppo",
     "likelihood_objective",
+    "load_text_reward",
     "load_tokenizer",
     "ppo",
     "preference_objective",

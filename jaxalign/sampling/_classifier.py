@@ -75,6 +75,11 @@ class ClassifierReward:
         self._exclusive = labels.exclusive and len(labels.names) > 1
         self._longest = min(config.max_positions, tokenizer.model_max_length)
 
+    @property
+    def params(self) -> Any:
+        """The classifier's parameters."""
+        return self._params
+
     def __call__(self, prompts: Sequence[str], completions: Sequence[str]) -> np.ndarray:
         """Score prompt + completion, joined as text: float64 ``[N]``, in nats.
 

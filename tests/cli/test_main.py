@@ -36,7 +36,11 @@ def test_every_flag_has_its_help(command, shell):
     assert (status, errors) == (0, "")
     assert output.startswith(f"usage: jaxalign {command}")
     of_runs = ("--seed", "--learning-rate", "--mesh")
-    own = {"sample": ("--seed",), "convert": ("--output-dir", "--max-shard-size")}
+    own = {
+        "sample": ("--seed",),
+        "collect": ("--seed", "--rater", "--people"),
+        "convert": ("--output-dir", "--max-shard-size"),
+    }
     for flag in ("--model", "--dtype", *own.get(command, of_runs)):
         assert flag in output
     assert "Folder in Hugging Face format, or a hub id." in " ".join(output.split())

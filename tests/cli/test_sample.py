@@ -13,15 +13,10 @@ from tests.tolerances import FLOAT32
 
 @pytest.fixture(scope="module")
 def talker(tmp_path_factory):
-    """A model that says words (and ends), so that its texts have one tokenisation; and its parameters."""
-    tokenizer, params = toy.tokenizer(), toy.params("gpt2")
-    said = [tokenizer.eos_token_id, *(tokenizer.encode(f" {word}")[0] for word in toy.WORDS)]
-    # One column of the final hidden state is 10 wherever it stands, and only what is to be said reads it.
-    norm = {"scale": params["final_norm"]["scale"].at[0].set(0), "bias": params["final_norm"]["bias"].at[0].set(10)}
-    table = params["embed"]["tokens"].at[:, 0].set(0).at[np.array(said), 0].set(1)
-    params = {**params, "final_norm": norm, "embed": {**params["embed"], "tokens": table}}
+    """The folder of a model that says words, and its parameters."""
+    params = toy.talker()
     folder = tmp_path_factory.mktemp("talker")
-    models.save_pretrained(folder, toy.SHAPES["gpt2"], params, tokenizer)
+    models.save_pretrained(folder, toy.SHAPES["gpt2"], params, toy.tokenizer())
     return folder, params
 
 

@@ -114,6 +114,7 @@ def test_every_token_prefixing_tokenizer_joins_segments_to_the_text():
             ids = [token for token in example.tokens.tolist() if token not in (encoder.bos, encoder.eos)]
             assert encoder.decode(ids) == prompt + completion
             assert encoder.decode([*encoder.raw("a"), *encoder.following(completion)]) == "a" + completion
+            assert encoder.decode_following(encoder.following(completion)) == completion
 
 
 def test_bos_is_put_once_and_only_where_it_is_used():
