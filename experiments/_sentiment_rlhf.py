@@ -40,7 +40,7 @@ class RLHF:
     """Of Adam, linear to 0."""
     reward_held_out: float = 0.125
     """Share of the prefixes whose preferences the reward model is measured on instead of trained on."""
-    updates: int = 60
+    updates: int = 40
     """PPO updates (rollouts)."""
     episodes: int = 128
     """Responses in a rollout."""

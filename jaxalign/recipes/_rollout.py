@@ -218,4 +218,11 @@ class RolloutSource:
         assert self._texts.reward is not None
         stop = set(self._texts.stop_tokens)
         completions = [self._texts.decode(ids[:-1] if ids and ids[-1] in stop else ids) for ids in samples.responses()]
-        return sampling.score_texts(self._texts.reward, [self._prompts[index].content for index in rows], completions)
+        prompts = [self._prompts[index] for index in rows]
+        return sampling.score_texts(
+            self._texts.reward,
+            [prompt.content for prompt in prompts],
+            completions,
+            finished=np.asarray(samples.finished).tolist(),
+            names=[prompt.place or f"prompt {index}" for prompt, index in zip(prompts, rows, strict=True)],
+        )

@@ -205,7 +205,7 @@ def raises(contents, completions):
 @pytest.mark.parametrize(
     ("reward", "message"),
     [
-        (lambda contents, completions: [float("nan")] * len(completions), "prompt 0"),
+        (lambda contents, completions: [float("nan")] * len(completions), r"row \d+ is not finite: nan \(prompt "),
         (lambda contents, completions: [0.0], "8"),
         (raises, "no opinion"),
     ],
