@@ -47,7 +47,7 @@ demo-frontier: check-accelerator
 	$(BIN)/python -m experiments.imdb_sentiment --preset glassllm --output-dir runs/demo-frontier
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest -n $(WORKERS) --ignore tests/parity tests
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/parity tests
 
 parity: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[parity]"

@@ -32,11 +32,13 @@ class RLHF:
     """Seeds of the runs at ``seeds_at``; the other targets have the first alone."""
     seeds_at: float = 6.0
     """The target that is run with every seed."""
-    reward_steps: int = 120
+    reward_extra_prompts: int = 0
+    """Further prefixes whose samples only the reward model learns from: it needs more than DPO does."""
+    reward_steps: int = 200
     """Updates of the reward model; the one of best held-out accuracy is kept."""
     reward_prompts_per_step: int = 32
     """Prefixes in an update of the reward model, each with all the pairs of its samples."""
-    reward_learning_rate: float = 3e-4
+    reward_learning_rate: float = 1e-3
     """Of Adam, linear to 0."""
     reward_held_out: float = 0.125
     """Share of the prefixes whose preferences the reward model is measured on instead of trained on."""
@@ -52,7 +54,7 @@ class RLHF:
     """Of Adam, for policy and critic."""
     kl_coefficient: float = 0.1
     """Where the adaptive coefficient starts."""
-    kl_horizon: float = 1280.0
+    kl_horizon: float = 320.0
     """Episodes over which it changes by a fifth."""
 
 
@@ -86,7 +88,7 @@ def train_reward(
             learning_rate=settings.reward_learning_rate, schedule="linear", warmup_steps=10, clip_norm=1.0
         ),
         frozen_layers=study.frozen_layers,
-        eval_every=max(1, settings.reward_steps // 12),
+        eval_every=max(1, settings.reward_steps // 8),
         seed=study.seed,
     )
     result = recipes.fit(

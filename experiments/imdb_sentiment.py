@@ -80,7 +80,7 @@ PRESETS = {
         unlikelihood_alphas=(0.05, 0.1, 0.5, 1.0),
         best_of_n=4,
         compare_at=(2.0, 4.0, 6.0),
-        rlhf=RLHF(targets=(3.0, 6.0, 9.0, 12.0), seeds=(0, 1, 2)),
+        rlhf=RLHF(targets=(3.0, 6.0, 9.0, 12.0), seeds=(0, 1, 2), reward_extra_prompts=1100),
     ),
     "paper": Study(
         model="gpt2-large",
@@ -158,7 +158,9 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
     """All stages, then the report; returns what the report says, as numbers."""
     console = Console()
     runs = methods(study)
-    total = 5 + (study.sft_steps > 0) + bool(study.rlhf.targets) + len(runs)
+    total = 5 + (study.sft_steps > 0) + len(runs)
+    if study.rlhf.targets:
+        total += 1 + bool(study.rlhf.reward_extra_prompts)
     stages = Stages(output / "stages", total=total, console=console)
     reviews, raters, accuracy = _raters(study, stages)
     config, params, tokenizer = _model(study)
@@ -166,11 +168,15 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
     if study.reward != "packaged":  # a foreign reward leaves its part of the reviews unused
         texts += reviews.reward.texts
     prompts = prefix_prompts(tokenizer, texts, study.seed, chat=study.chat, lead=study.lead)
-    if len(prompts) < study.prompts + study.held_out:
+    extra = study.rlhf.reward_extra_prompts if study.rlhf.targets else 0
+    needed = study.prompts + study.held_out
+    if len(prompts) < needed + extra:
         raise InputError(
-            f"--prompts: {study.prompts} + {study.held_out} held out, but there are {len(prompts)} prefixes"
+            f"--prompts: {study.prompts} + {study.held_out} held out"
+            + (f" + {extra} for the reward model" if extra else "")
+            + f", but there are {len(prompts)} prefixes"
         )
-    training, held_out = prompts[: study.prompts], prompts[study.prompts : study.prompts + study.held_out]
+    training, held_out = prompts[: study.prompts], prompts[study.prompts : needed]
     weights = sorted(fingerprint(params).items())  # a local folder of the same name may hold other weights
     known: dict[str, Any] = {"study": _inputs(study), "reviews": digest(texts), "weights": digest(weights)}
     sampled = {"study": _inputs(study, without=TRAINING), "reviews": digest(texts), "weights": digest(weights)}
@@ -194,9 +200,16 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
     learned, knows = None, None
     if study.rlhf.targets:
         windows = demonstrations(tokenizer, reviews.sft.texts[:256], study)
+        more: list[Any] = []
+        if extra:
+            known_more = sampled | {"prefixes": extra}
+            more = _preferences(
+                stages, known_more, config, params, tokenizer, prompts[needed : needed + extra], raters, study,
+                name="more-preferences", seed=study.seed + 2,
+            )  # fmt: skip
 
         def reward_model(report: Any) -> tuple[models.RewardModel, dict[str, Any]]:
-            model, found = train_reward(config, params, examples, windows, study, report)
+            model, found = train_reward(config, params, [*more, *examples], windows, study, report)
             return model, dataclasses.asdict(found)
 
         learned, knows = stages.stage(
@@ -358,12 +371,16 @@ def _preferences(
     prompts: Sequence[Prompt],
     raters: Raters,
     study: Study,
+    *,
+    name: str = "preferences",
+    seed: int | None = None,
 ) -> list[Any]:
-    """Samples of the training prefixes, scored and paired."""
+    """Samples of prefixes, scored and paired."""
+    seed = study.seed if seed is None else seed
 
     def compute(report: Any) -> dict[str, Any]:
         samples, texts = sample(
-            config, params, tokenizer, prompts, study, each=study.samples_per_prompt, seed=study.seed, report=report
+            config, params, tokenizer, prompts, study, each=study.samples_per_prompt, seed=seed, report=report
         )
         openings = [prompt.opening for prompt in prompts for _ in range(study.samples_per_prompt)]
         rewards = sampling.score_texts(raters.reward, openings, texts)
@@ -375,7 +392,7 @@ def _preferences(
             "rewards": rewards,
         }
 
-    kept = stages.stage("preferences", known, compute, *ARRAYS)
+    kept = stages.stage(name, known, compute, *ARRAYS)
     rewards = kept.pop("rewards")
     return preference_examples(prompts, sampling.Samples(**kept), rewards)
 

@@ -35,6 +35,7 @@ jax.config.update(
 )
 # Small ones too: many tests trace the same programs anew.
 jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.0)
+os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0")  # in the tests' processes too
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
 
@@ -49,6 +50,11 @@ def few_programs_in_memory():
     maps = Path("/proc/self/maps")
     if maps.exists() and len(maps.read_bytes().splitlines()) > 20_000:
         jax.clear_caches()
+
+
+def pytest_collection_modifyitems(items):
+    """The files of few long tests first: at the end one worker would wait for the other."""
+    items.sort(key=lambda item: item.path.name not in ("test_readme.py", "test_resume.py"))
 
 
 @pytest.hookimpl(wrapper=True)
