@@ -45,6 +45,17 @@ def study_of(folder):
         dpo_betas=(0.1,),
         preferred_ft_seeds=(0,),
         unlikelihood_alphas=(0.1,),
+        rlhf=dataclasses.replace(
+            PRESETS["paper"].rlhf,
+            targets=(6.0,),
+            reward_steps=2,
+            reward_prompts_per_step=4,
+            reward_learning_rate=1e-3,
+            updates=2,
+            episodes=8,
+            ppo_epochs=1,
+            learning_rate=1e-2,
+        ),
     )
 
 
@@ -67,7 +78,8 @@ def test_the_study_runs_once_and_is_kept(tmp_path, capsys):
     assert "kept from an earlier run" not in said
 
     report = (output / "report.md").read_text()
-    for word in ("classifier", "character-judge", "full reviews", "DPO", "Unlikelihood", "Best-of-N", "frontier.png"):
+    methods_shown = ("DPO", "Unlikelihood", "PPO", "PPO-GT", "Best-of-N")
+    for word in ("classifier", "character-judge", "full reviews", *methods_shown, "reward model", "frontier.png"):
         assert word in report, word
     assert "nan" not in report.split()
     assert "| sentences" not in report  # there are none, so no rater has an accuracy on them
@@ -75,7 +87,9 @@ def test_the_study_runs_once_and_is_kept(tmp_path, capsys):
         assert (output / name).stat().st_size > 0, name
     kept = json.loads((output / "results.json").read_text())
     assert kept == json.loads(json.dumps(first))
-    assert set(kept["largest KL of each run"]) == {"DPO beta 0.1", "Preferred-FT", "Unlikelihood alpha 0.1"}
+    assert set(kept["largest KL of each run"]) == {
+        "DPO beta 0.1", "Preferred-FT", "Unlikelihood alpha 0.1", "PPO KL 6", "PPO-GT KL 6",
+    }  # fmt: skip
     assert all(abs(value) > 1e-3 for value in kept["largest KL of each run"].values())
     config, _ = models.load_pretrained(output / "model")
     assert config.family == "gpt2"
@@ -83,8 +97,8 @@ def test_the_study_runs_once_and_is_kept(tmp_path, capsys):
     before = snapshot(output / "stages")
     second = run_study(study, output, name="paper")
     said = capsys.readouterr().out
-    # Judge, accuracies, start model, preferences, start measured, and every run; the reward is not fitted.
-    stages = 5 + len(methods(study))
+    # Judge, accuracies, start model, preferences, start measured, reward model, and every run; the reward is not fitted.
+    stages = 6 + len(methods(study))
     assert said.count("kept from an earlier run") == stages
     assert not [line for line in said.splitlines() if line.startswith("[") and "kept from" not in line]
     assert snapshot(output / "stages") == before

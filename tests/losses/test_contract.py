@@ -14,13 +14,22 @@ from tests.tolerances import FLOAT32, FLOAT64
 
 # Reductions, weights, statistics and the fused form have tests of their own.
 ELSEWHERE = {
+    "adaptive_kl_coefficient",
     "bco_shift",
+    "fused_token_entropy",
     "fused_token_log_probs",
+    "generalised_advantages",
+    "kl_penalised_rewards",
     "kto_reference_kl",
     "length_desensitised_weights",
     "masked_mean",
     "masked_sum",
     "masked_var",
+    "missing_eos_scores",
+    "partial_plackett_luce",
+    "ppo_clipped",
+    "ppo_policy",
+    "ppo_value",
     "whiten",
     "wpo_weights",
 }
