@@ -211,7 +211,7 @@ def sample(
         stop_tokens=stop,
         samples_per_prompt=each,
         batch_size=study.sampling_batch,
-        on_chunk=lambda done, total: report(done, total, "samples"),
+        on_progress=lambda done, total: report(done, total, "samples"),
     )
     texts = []
     for ids in samples.responses():

@@ -52,7 +52,7 @@ class RLHF:
     """Optimizer steps of a pass."""
     learning_rate: float = 3e-4
     """Of Adam, for policy and critic."""
-    kl_coefficient: float = 0.1
+    kl_coefficient: float = 0.3
     """Where the adaptive coefficient starts."""
     kl_horizon: float = 320.0
     """Episodes over which it changes by a fifth."""

@@ -1,6 +1,5 @@
 """``jaxalign sample``: completions of prompts, printed or written as records."""
 
-import functools
 import json
 import re
 import sys
@@ -39,12 +38,14 @@ class SampleConfig:
     """Keep the likeliest tokens that hold this much probability; 1 keeps all."""
     min_p: float = 0.0
     """Keep tokens at least this likely against the likeliest; 0 keeps all."""
+    stop_strings: tuple[str, ...] = ()
+    """Texts that end a completion, beside its EOS (of messages: its end of turn); they are left out of it."""
     batch_size: int = 32
     """Completions computed at a time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations."""
     seed: int = 0
-    """The same seed, prompt and place in the list give the same completion."""
+    """The same seed, prompt and place in the list give the same completion, whatever is sampled beside it."""
 
 
 def run(config: SampleConfig) -> None:
@@ -78,37 +79,42 @@ def run(config: SampleConfig) -> None:
         if record.get("prompt") is None:
             raise InputError(f"{place}: missing field 'prompt'")
     ids = [data.prompt_tokens(record, encoder, place=place) for record, place in zip(records, places, strict=True)]
-    generate = functools.partial(
-        sampling.generate,
-        model_config,
-        params,
-        ids,
-        jax.random.key(config.seed),
-        max_new_tokens=config.max_new_tokens,
-        temperature=config.temperature,
-        top_k=config.top_k,
-        top_p=config.top_p,
-        min_p=config.min_p,
-        stop_tokens=(encoder.eos,),
-        samples_per_prompt=config.samples_per_prompt,
-        batch_size=config.batch_size,
-    )
-    try:
-        samples = generate()
-    except InputError as error:
-        raise InputError(_as_flags(str(error), places)) from None
-    rows = []
-    for index in range(len(ids) * config.samples_per_prompt):
-        prompt = records[index // config.samples_per_prompt]["prompt"]
-        kept = samples.tokens[index][samples.mask[index]]
-        finished = bool(samples.finished[index])
-        answer = kept[:-1] if finished else kept
-        rows.append({
-            "prompt": prompt,
-            "completion": tokenizer.decode([int(token) for token in answer]),
-            "finished": finished,
-            "log_prob": float((samples.log_probs[index] * samples.mask[index]).sum()),
-        })  # fmt: skip
+    rows: list[dict[str, Any]] = [{} for _ in range(len(ids) * config.samples_per_prompt)]
+    for chat in (False, True):  # texts and messages end differently
+        chosen = [index for index, record in enumerate(records) if isinstance(record["prompt"], str) is not chat]
+        if not chosen:
+            continue
+        stops = _stop_tokens(records[chosen[0]]["prompt"], encoder)
+        try:
+            samples = sampling.generate(
+                model_config,
+                params,
+                [ids[index] for index in chosen],
+                jax.random.key(config.seed),
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                top_k=config.top_k,
+                top_p=config.top_p,
+                min_p=config.min_p,
+                stop_tokens=stops,
+                stop_strings=config.stop_strings,
+                decode=encoder.decode_following,
+                seeds=chosen,
+                samples_per_prompt=config.samples_per_prompt,
+                batch_size=config.batch_size,
+            )
+        except InputError as error:
+            raise InputError(_as_flags(str(error), [places[index] for index in chosen])) from None
+        texts = _texts(samples, encoder, stops, config.stop_strings)
+        for at, text in enumerate(texts):
+            prompt, sample = divmod(at, config.samples_per_prompt)
+            index = chosen[prompt]
+            rows[index * config.samples_per_prompt + sample] = {
+                "prompt": records[index]["prompt"],
+                "completion": text,
+                "finished": bool(samples.finished[at]),
+                "log_prob": float((samples.log_probs[at] * samples.mask[at]).sum()),
+            }
     if config.output is None:
         for row in rows:
             prompt_text = row["prompt"] if isinstance(row["prompt"], str) else json.dumps(row["prompt"])
@@ -116,6 +122,25 @@ def run(config: SampleConfig) -> None:
         return
     config.output.parent.mkdir(parents=True, exist_ok=True)
     config.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _stop_tokens(prompt: Any, encoder: Any) -> tuple[int, ...]:
+    """What ends a completion; a chat template that training refuses can still be sampled from, up to the EOS."""
+    from jaxalign import data
+
+    try:
+        return data.stop_tokens(prompt, encoder)
+    except InputError:
+        return (encoder.eos,)
+
+
+def _texts(samples: Any, encoder: Any, stop_tokens: tuple[int, ...], stop_strings: tuple[str, ...]) -> list[str]:
+    """Completions without what ended them: the stop token, or a stop string and what follows it in its token."""
+    texts = []
+    for tokens in samples.responses():
+        text = encoder.decode_following(tokens[:-1] if tokens[-1] in stop_tokens else tokens)
+        texts.append(text[: min([text.index(string) for string in stop_strings if string in text], default=len(text))])
+    return texts
 
 
 def _as_flags(message: str, places: list[str]) -> str:

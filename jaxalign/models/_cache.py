@@ -43,9 +43,20 @@ class Cache(NamedTuple):
         new = jax.lax.dynamic_update_slice(self.positions, positions.astype(self.positions.dtype), (0, column))
         return self._replace(positions=new)
 
-    def repeat(self, times: int) -> "Cache":
-        """Every row ``times`` times, one after the other."""
-        return jax.tree.map(lambda leaf: jnp.repeat(leaf, times, 0), self)
+    def from_column(self, column: int) -> "Cache":
+        """The columns from ``column`` on."""
+        keys, values = (tuple(leaf[:, :, column:] for leaf in leaves) for leaves in (self.keys, self.values))
+        return Cache(keys, values, self.positions[:, column:])
+
+    def replace_from(self, column: int, columns: "Cache") -> "Cache":
+        """The cache with ``columns`` from ``column`` on; dtypes stay."""
+
+        def put(old: jax.Array, new: jax.Array, axis: int) -> jax.Array:
+            return jax.lax.dynamic_update_slice_in_dim(old, new.astype(old.dtype), column, axis)
+
+        keys = tuple(map(lambda old, new: put(old, new, 2), self.keys, columns.keys))
+        values = tuple(map(lambda old, new: put(old, new, 2), self.values, columns.values))
+        return Cache(keys, values, put(self.positions, columns.positions, 1))
 
     def broadcast(self, rows: int) -> "Cache":
         """A cache of one row, for ``rows`` rows."""

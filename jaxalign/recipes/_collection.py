@@ -113,18 +113,18 @@ class Collection:
 
     def _responses(self, chosen: list[int], stops: tuple[int, ...]) -> Iterator[tuple[int, list[str], list[bool]]]:
         config, count = self._config, self._config.samples_per_prompt
-        key = jax.random.fold_in(jax.random.key(config.seed), SAMPLES)
         samples = sampling.generate(
             self._model_config,
             self._params,
             [self._prompts[index].tokens for index in chosen],
-            jax.random.fold_in(key, chosen[0]),
+            jax.random.fold_in(jax.random.key(config.seed), SAMPLES),
             max_new_tokens=config.max_new_tokens,
             temperature=config.temperature,
             top_k=config.top_k,
             top_p=config.top_p,
             min_p=config.min_p,
             stop_tokens=stops,
+            seeds=chosen,
             samples_per_prompt=count,
             batch_size=config.batch_size,
         )

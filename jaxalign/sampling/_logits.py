@@ -4,6 +4,8 @@ The sampler's logits are vocabulary-major, ``[V, B]``: on a CPU the product ``un
 matrix in its stored order and is up to twice as fast as its transpose for the few rows of a decoding step.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 
@@ -57,23 +59,21 @@ def _keep_top_p(logits: jax.Array, top_p: jax.Array | float) -> jax.Array:
     return jnp.where(weights >= jax.lax.bitcast_convert_type(low, jnp.float32), logits, -jnp.inf)
 
 
-def uniforms(key: jax.Array, prompt_index: jax.Array, sample_index: jax.Array, steps: int) -> jax.Array:
-    """Two uniform numbers in [0, 1) for every step and row, a function of (key, prompt, sample, step) alone.
+def uniforms(key: jax.Array, seed: jax.Array, sample: jax.Array, step: jax.Array) -> jax.Array:
+    """Two uniform numbers in [0, 1) for every row, a function of (key, seed, sample index, step) alone.
 
     Args:
         key: a typed threefry key.
-        prompt_index, sample_index: int ``[B]``.
-        steps: N, tokens.
+        seed, sample, step: int ``[B]``.
 
     Returns:
-        float32 ``[N, 2, B]``.
+        float32 ``[2, B]``.
     """
 
-    def row(prompt: jax.Array, sample: jax.Array) -> jax.Array:
-        row_key = jax.random.fold_in(jax.random.fold_in(key, prompt), sample)
-        return jax.vmap(lambda step: jax.random.uniform(jax.random.fold_in(row_key, step), (2,)))(jnp.arange(steps))
+    def row(*numbers: jax.Array) -> jax.Array:
+        return jax.random.uniform(functools.reduce(jax.random.fold_in, numbers, key), (2,))
 
-    return jax.vmap(row, out_axes=-1)(prompt_index, sample_index)
+    return jax.vmap(row, out_axes=-1)(seed, sample, step)
 
 
 def draw(weights: jax.Array, uniform: jax.Array) -> jax.Array:

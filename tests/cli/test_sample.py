@@ -83,7 +83,19 @@ def test_top_k_1_is_greedy_and_finds_no_second_answer(sample):
     assert one == sample("--prompt", " good film", "--temperature", 0)
 
 
+def test_stop_strings_end_completions_and_are_left_out(sample):
+    flags = ("--prompt", " good film", " bad film", "--samples-per-prompt", 8)
+    whole = sample(*flags).split("\n---\n")[:-1]
+    letter = next(text[-1] for text in whole if len(text) > len(" good film") + 2)
+    cut = sample(*flags, "--stop-strings", letter).split("\n---\n")[:-1]
+    starts = [" good film"] * 8 + [" bad film"] * 8
+    expected = [start + text[len(start) :].split(letter)[0] for start, text in zip(starts, whole, strict=True)]
+    assert cut == expected
+    assert cut != whole
+
+
 BAD = {
+    "an empty stop string": (["--prompt", "a", "--stop-strings", ""], "--stop-strings[0] is empty"),
     "no prompt": ([], "--prompt or --prompts: give at least one prompt"),
     "no file": (["--prompts", "none.jsonl"], "none.jsonl: no such file or folder"),
     "an empty prompt": (["--prompt", ""], "--prompt 1: field 'prompt' is empty and the tokenizer has no BOS"),

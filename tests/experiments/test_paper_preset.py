@@ -97,7 +97,7 @@ def test_the_study_runs_once_and_is_kept(tmp_path, capsys):
     before = snapshot(output / "stages")
     second = run_study(study, output, name="paper")
     said = capsys.readouterr().out
-    # Judge, accuracies, start model, preferences, start measured, reward model, and every run; the reward is not fitted.
+    # Judge, accuracies, start model, preferences, start measured, reward model, every run; the reward is not fitted.
     stages = 6 + len(methods(study))
     assert said.count("kept from an earlier run") == stages
     assert not [line for line in said.splitlines() if line.startswith("[") and "kept from" not in line]

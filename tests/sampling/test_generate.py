@@ -1,7 +1,5 @@
 """The sampler against the dense model: log-probs, greedy text, masks, invariances, compilations, bad input."""
 
-import dataclasses
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +7,7 @@ import pytest
 
 from jaxalign import models
 from jaxalign.errors import InputError
-from jaxalign.sampling import Samples, _generate, generate
+from jaxalign.sampling import Samples, _engine, generate
 from tests.sampling.models_under_test import (
     FAMILIES,
     GPT2,
@@ -86,30 +84,30 @@ def test_responses_end_with_their_first_stop_token():
     np.testing.assert_array_equal(stopped.lengths, stopped.mask.sum(1))
 
 
-def run_chunk(config, params, prompts, stop_tokens, steps, batch_size):
-    """The jitted program itself, for the number of steps it ran."""
-    chunk = next(iter(_generate.chunks([np.asarray(prompt, np.int32) for prompt in prompts], 1, batch_size)))
-    plan = _generate._Plan(steps, 1, False, 0, False, False, None)
-    controls = _generate._Controls(
-        jnp.float32(1), jnp.float32(1), jnp.float32(0), jnp.asarray(stop_tokens, jnp.int32), jnp.int32(0)
-    )
-    prepared = models.unstack(config, params)
-    prefix = models.init_cache(config, 1, 0)
-    return _generate._sample_chunk(config, plan, prepared, prefix, chunk, KEY, controls)
+@pytest.fixture
+def steps_run(monkeypatch):
+    """Decoding steps of every call of the jitted loop, as they end."""
+    steps, decode = [], _engine.decode
+
+    def counted(*arguments):
+        rows = decode(*arguments)
+        steps.append(int(rows.step))
+        return rows
+
+    monkeypatch.setattr(_engine, "decode", counted)
+    return steps
 
 
-def test_early_exit_runs_as_many_steps_as_the_longest_response():
+def test_early_exit_runs_as_many_steps_as_the_longest_response(steps_run):
     params, prompts = parameters(LLAMA), prompts_of(LLAMA, [2, 3, 4])
-    stops = list(range(0, 300, 5))  # one token in five ends a response
-    part, steps = run_chunk(LLAMA, params, prompts, stops, steps=64, batch_size=4)
-    lengths = np.asarray(part.mask).sum(1)
-    assert lengths.shape == (4,)
-    assert lengths[3] == 0  # the row that fills the chunk up does not keep the loop alive
-    assert steps == lengths.max() < 64
-    _, steps = run_chunk(LLAMA, params, prompts, [], steps=6, batch_size=4)
-    assert steps == 6
-    _, steps = run_chunk(LLAMA, params, prompts, range(300), steps=6, batch_size=4)
-    assert steps == 1
+    stops = range(0, 300, 5)  # one token in five ends a response
+    part = generate(LLAMA, params, prompts, KEY, max_new_tokens=64, stop_tokens=stops, batch_size=4)
+    # Four rows for three prompts: the empty one does not keep the loop alive.
+    assert steps_run == [part.lengths.max()]
+    assert steps_run[0] < 64
+    generate(LLAMA, params, prompts, KEY, max_new_tokens=6, batch_size=4)
+    generate(LLAMA, params, prompts, KEY, max_new_tokens=6, stop_tokens=range(300), batch_size=4)
+    assert steps_run[1:] == [6, 1]
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -148,24 +146,74 @@ def test_samples_of_a_prompt_share_its_prefill_and_differ():
     assert_same(four, five.rows(np.asarray([0, 1, 2, 3, 5, 6, 7, 8])))
 
 
-def test_repeated_prompts_equal_several_samples_given_the_same_randomness():
-    """One prefill repeated over the rows = a prefill a row."""
-    params, prompt = parameters(GPT2), np.asarray(prompts_of(GPT2, [7])[0], np.int32)
-    plan = _generate._Plan(6, 3, False, 0, False, False, None)
-    controls = _generate._Controls(
-        jnp.float32(1), jnp.float32(1), jnp.float32(0), jnp.zeros(0, jnp.int32), jnp.int32(0)
+def test_equal_prompts_with_equal_seeds_have_equal_samples():
+    params, (prompt, other) = parameters(GPT2), prompts_of(GPT2, [7, 12])
+    one = generate(GPT2, params, [prompt], KEY, max_new_tokens=6, seeds=[2**32 - 1])
+    many = generate(
+        GPT2, params, [other, prompt, prompt, prompt], KEY, max_new_tokens=6, seeds=[4, 2**32 - 1, 3, 2**32 - 1]
     )
-    prepared, prefix = models.unstack(GPT2, params), models.init_cache(GPT2, 1, 0)
-    shared = next(iter(_generate.chunks([prompt], 3, 3)))
-    apart = _generate.Chunk(
-        np.repeat(shared.tokens, 3, 0),
-        np.repeat(shared.lengths, 3),
-        *[getattr(shared, name) for name in ("prompt_index", "sample_index", "live")],
+    assert_same(many.rows(np.asarray([1])), one)
+    assert_same(many.rows(np.asarray([3])), one)
+    assert (many.tokens[2] != one.tokens[0]).any()
+
+
+# Prompts of three buckets, responses that end by a stop token, by their own limit, or at the longest.
+RAGGED = {"lengths": [9, 1, 30, 4, 12, 7, 2, 18, 5, 26, 3], "limits": [20, 3, 20, 9, 1, 20, 14, 20, 6, 2, 20]}
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_refilling_changes_no_sample(family, steps_run):
+    """Rows taken over in the middle of others' responses, the ring of columns gone round, caches widened on the way."""
+    config = FAMILIES[family]
+    params, prompts = parameters(config), prompts_of(config, RAGGED["lengths"])
+    settings = {"max_new_tokens": RAGGED["limits"], "stop_tokens": range(0, 20), "samples_per_prompt": 2}
+    plain = generate(config, params, prompts, KEY, batch_size=4, refill=False, **settings)
+    plain_steps = steps_run[-1]
+    assert set(plain.lengths) >= {1, 2, 3, 20}  # some are cut by their own limits, some run on
+    assert plain.finished.any()
+    assert (plain.lengths.reshape(-1, 2) <= np.asarray(RAGGED["limits"])[:, None]).all()
+    for batch_size in (1, 3, 4, 16):
+        assert_same(plain, generate(config, params, prompts, KEY, batch_size=batch_size, **settings))
+    generate(config, params, prompts, KEY, batch_size=4, **settings)
+    refilled = steps_run[-1]
+    assert plain.mask.sum() / 4 <= refilled < 0.8 * plain_steps
+
+
+def test_order_changes_no_sample_where_seeds_are_given():
+    params, prompts = parameters(LLAMA), prompts_of(LLAMA, RAGGED["lengths"])
+    seeds, settings = np.arange(100, 111), {"stop_tokens": range(0, 20), "batch_size": 3}
+    whole = generate(LLAMA, params, prompts, KEY, max_new_tokens=12, seeds=seeds, **settings)
+    order = np.random.default_rng(0).permutation(len(prompts))
+    turned = generate(
+        LLAMA, params, [prompts[i] for i in order], KEY, max_new_tokens=12, seeds=seeds[order], **settings
     )
-    one, _ = _generate._sample_chunk(GPT2, plan, prepared, prefix, shared, KEY, controls)
-    many, _ = _generate._sample_chunk(GPT2, dataclasses.replace(plan, group=1), prepared, prefix, apart, KEY, controls)
-    np.testing.assert_array_equal(one.tokens, many.tokens)
-    np.testing.assert_allclose(one.log_probs, many.log_probs, **LOG_PROBS)
+    assert_same(whole.rows(order), turned)
+
+
+def letters(tokens):
+    return "".join("abcdefgh"[token % 8] for token in tokens)
+
+
+@pytest.mark.parametrize("batch_size", [2, 16])
+def test_stop_strings_end_a_response_at_the_token_that_completes_one(batch_size):
+    params, prompts = parameters(LLAMA), prompts_of(LLAMA, [2, 3, 4, 9] * 4)
+    free = generate(LLAMA, params, prompts, KEY, max_new_tokens=30, stop_tokens=range(3))
+    strings, progress = ("ab", "hgf", "c"), []
+    stopped = generate(
+        LLAMA, params, prompts, KEY, max_new_tokens=30, stop_tokens=range(3), stop_strings=strings, decode=letters,
+        batch_size=batch_size, on_progress=lambda done, total: progress.append(done),
+    )  # fmt: skip
+    by_string = 0
+    for row, tokens in enumerate(free.responses()):
+        text = len(tokens) - bool(free.finished[row])  # a stop token is not text
+        ends = [n for n in range(1, text + 1) if any(string in letters(tokens[:n]) for string in strings)]
+        kept = tokens[: ends[0]] if ends else tokens
+        by_string += bool(ends)
+        assert stopped.responses()[row] == kept
+        assert bool(stopped.finished[row]) == (bool(ends) or bool(free.finished[row]))
+        np.testing.assert_allclose(stopped.log_probs[row, : len(kept)], free.log_probs[row, : len(kept)], **LOG_PROBS)
+    assert by_string > 4
+    assert progress[-1] == len(prompts)
 
 
 @pytest.mark.parametrize("family", FAMILIES)
@@ -218,16 +266,19 @@ def test_nothing_is_compiled_twice_within_a_bucket(monkeypatch):
     for seed in range(3):
         prompts = prompts_of(LLAMA, [seed + 1, 8, 4, 5], seed)
         generate(LLAMA, params, prompts, jax.random.key(seed), temperature=0.5 + seed, stop_tokens=[seed], **settings)
-    assert len(traces) == first + 2  # a tuple of one stop token is a new shape, once
+    assert len(traces) == first + 1  # a tuple of one stop token is a new shape for the decoding step, once
     generate(LLAMA, params, prompts_of(LLAMA, [9, 8, 4, 5]), KEY, **settings)
-    assert len(traces) == first + 4  # the next bucket
+    assert len(traces) == first + 3  # the next bucket
+    limits = [5, 1, 2, 3, 4, 5, 1]
+    generate(LLAMA, params, prompts_of(LLAMA, [3, 8, 5, 2, 6, 7, 1]), KEY, **settings | {"max_new_tokens": limits})
+    assert len(traces) == first + 3  # limits, seeds and refilling are data
 
 
-def test_progress_is_reported_after_every_chunk():
+def test_progress_is_reported_as_responses_end():
     calls = []
     generate(
         LLAMA, parameters(LLAMA), prompts_of(LLAMA, [3] * 5), KEY, max_new_tokens=2, samples_per_prompt=2,
-        batch_size=4, on_chunk=lambda done, total: calls.append((done, total)),
+        batch_size=4, on_progress=lambda done, total: calls.append((done, total)),
     )  # fmt: skip
     assert calls == [(4, 10), (8, 10), (10, 10)]
 
@@ -269,7 +320,14 @@ def test_parameters_that_are_not_finite_are_an_error():
         ([[1.5]], {}, r"prompts\[0\] is not a flat list of integer"),
         ([[[1]]], {}, r"prompts\[0\] is not a flat list of integer"),
         ([[1], [1] * 93], {}, r"prompts\[1\] has 93 tokens.*room for 92"),
-        ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be at least 1, is 0"),
+        ([[1]], {"max_new_tokens": 0}, "max_new_tokens must be at least 1 .*is 0"),
+        ([[1], [2]], {"max_new_tokens": [3, 0]}, r"max_new_tokens\[1\] must be at least 1 .*is 0"),
+        ([[1], [2]], {"max_new_tokens": [3]}, "max_new_tokens has 1 numbers for 2 prompts"),
+        ([[1]], {"max_new_tokens": 2.5}, "max_new_tokens must be integers"),
+        ([[1]], {"seeds": [-1]}, r"seeds\[0\] must be at least 0 and below 4294967296, is -1"),
+        ([[1]], {"stop_strings": ["a"]}, "stop_strings needs decode"),
+        ([[1]], {"stop_strings": "a"}, "stop_strings must be a list of texts"),
+        ([[1]], {"stop_strings": ["a", ""], "decode": str}, r"stop_strings\[1\] is empty"),
         ([[1]], {"max_new_tokens": 96}, "max_positions"),
         ([[1]], {"temperature": -0.1}, "temperature must be finite and at least 0, is -0.1"),
         ([[1]], {"temperature": float("nan")}, "temperature"),

@@ -96,10 +96,10 @@ def test_log_prob_is_of_the_untruncated_distribution(settings, temperature):
     np.testing.assert_allclose(log_prob, wanted, rtol=FLOAT32, atol=FLOAT32)
 
 
-def test_uniforms_depend_on_prompt_sample_and_step_alone():
+def test_uniforms_depend_on_seed_sample_and_step_alone():
     key = jax.random.key(3)
-    whole = uniforms(key, jnp.asarray([0, 0, 1, 7]), jnp.asarray([0, 1, 0, 2]), 5)
-    part = uniforms(key, jnp.asarray([7, 0]), jnp.asarray([2, 1]), 3)
-    assert whole.shape == (5, 2, 4)
-    np.testing.assert_array_equal(part, np.asarray(whole)[:3, :, [3, 1]])
+    whole = uniforms(key, jnp.asarray([0, 0, 1, 7, 7]), jnp.asarray([0, 1, 0, 2, 2]), jnp.asarray([4, 0, 3, 2, 1]))
+    part = uniforms(key, jnp.asarray([7, 0]), jnp.asarray([2, 1]), jnp.asarray([2, 0]))
+    assert whole.shape == (2, 5)
+    np.testing.assert_array_equal(part, np.asarray(whole)[:, [3, 1]])
     assert len(np.unique(np.asarray(whole))) == whole.size

@@ -1,9 +1,9 @@
-"""The host side: buckets, common prefixes, chunks."""
+"""The host side: buckets, common prefixes, rows."""
 
 import numpy as np
 import pytest
 
-from jaxalign.sampling._requests import bucket, chunks, common_prefix, group_size, prefix_bucket
+from jaxalign.sampling._requests import bucket, common_prefix, prefix_bucket, row_count
 
 
 def arrays(*prompts):
@@ -40,19 +40,8 @@ def test_common_prefix(prompts, length):
     assert common_prefix(arrays(*prompts)) == length
 
 
-@pytest.mark.parametrize(("samples", "batch"), [(1, 4), (3, 8), (4, 4), (5, 4), (128, 64), (7, 1), (2, 3)])
-@pytest.mark.parametrize("count", [1, 2, 5, 9])
-def test_chunks_cover_every_sample_once_with_one_shape_of_rows(samples, batch, count):
-    prompts = arrays(*([index] * (1 + (index * 7) % 20) for index in range(count)))
-    seen, rows = [], set()
-    for chunk in chunks(prompts, samples, batch):
-        group = group_size(samples, batch)
-        rows.add(chunk.live.size)
-        assert chunk.live.size <= batch
-        assert chunk.live.size == len(chunk.lengths) * group
-        seen += list(zip(chunk.prompt_index[chunk.live], chunk.sample_index[chunk.live], strict=True))
-        for row, (tokens, length) in enumerate(zip(chunk.tokens, chunk.lengths, strict=True)):
-            if chunk.live.reshape(-1, group)[row].any():
-                assert tokens[:length].tolist() == prompts[chunk.prompt_index[row * group]].tolist()
-    assert len(rows) == 1
-    assert sorted(seen) == [(prompt, sample) for prompt in range(count) for sample in range(samples)]
+@pytest.mark.parametrize(
+    ("responses", "batch", "rows"), [(1, 64, 1), (3, 64, 4), (64, 64, 64), (65, 64, 64), (5, 6, 6)]
+)
+def test_few_responses_take_few_rows(responses, batch, rows):
+    assert row_count(responses, batch) == rows
