@@ -74,8 +74,8 @@ def collect_preferences(
     ``preferences.jsonl`` appears when all is done. Until then (and after) the samples, the ratings and the settings are
     in the folder ``preferences.collect`` beside it: a run that was killed, or whose rater failed, goes on there, and
     the file is to the byte what an uninterrupted run writes. What is sampled for a prompt follows from the seed, the
-    prompt, its place in the list and ``save_every``, whatever the batch size. Other forms of records can be had of the
-    same ratings: call again with other ``records`` or ``margin``.
+    prompt and its place in the list, whatever ``save_every`` and the batch size. Other forms of records can be had of
+    the same ratings: call again with other ``records`` or ``margin``.
 
     Args:
         model_config, params: the model that is sampled.

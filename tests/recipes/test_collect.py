@@ -109,6 +109,7 @@ def test_the_samples_are_the_samplers(collect, talker):
 
 def test_seed_decides_and_batch_size_does_not(collect, reference):
     assert collect("b", batch_size=3).output.read_bytes() == reference[0]
+    assert collect("d", save_every=2).output.read_bytes() == reference[0]
     assert collect("c", seed=2).output.read_bytes() != reference[0]
 
 
