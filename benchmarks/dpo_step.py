@@ -12,16 +12,13 @@ and what is printed is the ratio of medians over the rounds.
 
 import argparse
 import json
-import os
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any, Literal
 
-SIZES = {"tiny": {"layers": 4, "width": 256, "heads": 4}, "small": {"layers": 12, "width": 768, "heads": 12}}
-VOCABULARY, EOS = 50257, 50256
+from benchmarks._workload import EOS, SIZES, gpt2, run, zipf_ids
 
 
 def measure(
@@ -34,13 +31,7 @@ def measure(
     from jaxalign import data, models, sharding, training
     from jaxalign.recipes import PreferenceObjective, preference_objective
 
-    shape = SIZES[size]
-    config = models.ModelConfig(
-        family="gpt2", vocab_size=VOCABULARY, width=shape["width"], layers=shape["layers"], heads=shape["heads"],
-        kv_heads=shape["heads"], head_dim=shape["width"] // shape["heads"], mlp_width=4 * shape["width"],
-        max_positions=512, norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
-        attention_bias=True, attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
-    )  # fmt: skip
+    config = gpt2(size)
     mesh = sharding.make_mesh()
     params = models.init(config, jax.random.key(0))
     layout_of = sharding.tree_shardings(models.logical_axes(config), params, mesh)
@@ -55,8 +46,8 @@ def measure(
 
     rng = np.random.default_rng(0)
 
-    def ids(length: int) -> np.ndarray:  # Zipf-like, as the peer's text
-        return ((VOCABULARY - 3) * rng.random(length) ** 3).astype(np.int32)
+    def ids(length: int) -> np.ndarray:
+        return zipf_ids(rng, length)
 
     def batch() -> data.Batch:
         rows = [[preference_example(ids(prompt), ids(completion), ids(completion))] for _ in range(pairs)]
@@ -107,13 +98,6 @@ def preference_example(prompt: Any, chosen: Any, rejected: Any) -> Any:
     )
 
 
-def _run(command: list[str]) -> dict[str, Any]:
-    done = subprocess.run(command, capture_output=True, text=True, env=os.environ)
-    if done.returncode:
-        sys.exit(f"{' '.join(command)} failed:\n{done.stderr[-2000:]}")
-    return json.loads(done.stdout.strip().splitlines()[-1])
-
-
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
@@ -142,8 +126,8 @@ def main() -> None:
     ]
     ours, peer = [], []
     for _ in range(args.rounds):
-        peer.append(_run(peer_command))
-        ours.append(_run([*ours_command, "--layout", args.layout]))
+        peer.append(run(peer_command))
+        ours.append(run([*ours_command, "--layout", args.layout]))
     print(f"| {args.size}, {args.rounds} rounds in turn | tokens/s | peak memory, MB |")
     print("|---|---|---|")
     figures = {}

@@ -13,7 +13,6 @@ import argparse
 import json
 import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -22,7 +21,7 @@ from typing import Any
 
 import numpy as np
 
-from benchmarks.sampling import SIZES, VOCABULARY
+from benchmarks._workload import SIZES, VOCABULARY, gpt2, run, zipf_ids
 
 
 def workload(requests: int, longest: int, seed: int) -> tuple[list[list[int]], list[int]]:
@@ -36,7 +35,7 @@ def workload(requests: int, longest: int, seed: int) -> tuple[list[list[int]], l
         pairs += zip(lengths[::2], lengths[1::2], strict=False)
     rng = np.random.default_rng(seed)
     chosen = [pairs[index] for index in rng.permutation(len(pairs))[:requests]]
-    prompts = [((VOCABULARY - 3) * rng.random(min(n, longest)) ** 3).astype(int).tolist() for n, _ in chosen]
+    prompts = [zipf_ids(rng, min(n, longest)).tolist() for n, _ in chosen]
     return prompts, [min(n, longest) for _, n in chosen]
 
 
@@ -55,13 +54,7 @@ def main() -> None:
     from jaxalign import models, sampling
 
     prompts, limits = workload(arguments.requests, arguments.longest, arguments.seed)
-    shape = SIZES[arguments.size]
-    config = models.ModelConfig(
-        family="gpt2", vocab_size=VOCABULARY, width=shape["width"], layers=shape["layers"], heads=shape["heads"],
-        kv_heads=shape["heads"], head_dim=shape["width"] // shape["heads"], mlp_width=4 * shape["width"],
-        max_positions=shape["positions"], norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
-        attention_bias=True, attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
-    )  # fmt: skip
+    config = gpt2(arguments.size)
     params = models.unstack(config, models.init(config, jax.random.key(0)))
 
     def ours(refill: bool) -> tuple[float, float]:
@@ -73,16 +66,13 @@ def main() -> None:
         return time.perf_counter() - start, time.process_time() - cpu
 
     def peer() -> tuple[float, float]:
-        work: dict[str, Any] = {"shape": shape, "vocabulary": VOCABULARY, "prompts": prompts, "limits": limits}
-        work |= {"batch": arguments.batch, "repeats": 2}
+        work: dict[str, Any] = {"shape": SIZES[arguments.size], "vocabulary": VOCABULARY, "batch": arguments.batch}
+        work |= {"prompts": prompts, "limits": limits, "repeats": 2}
         with tempfile.TemporaryDirectory() as folder:
             file = Path(folder) / "workload.json"
             file.write_text(json.dumps(work))
             script = Path(__file__).with_name("_transformers_ragged.py")
-            finished = subprocess.run([arguments.peer_python, script, file], capture_output=True, text=True)
-        if finished.returncode:
-            raise SystemExit(f"the peer failed:\n{finished.stderr[-2000:]}")
-        row = json.loads(finished.stdout.strip().splitlines()[-1])
+            row = run([arguments.peer_python, str(script), str(file)])
         return row["seconds"][-1], row["cpu"][-1]
 
     sides = {"engine": lambda: ours(True), "plain": lambda: ours(False)}

@@ -13,16 +13,11 @@ import argparse
 import json
 import resource
 import statistics
-import subprocess
 import sys
 import time
 from typing import Any
 
-SIZES = {
-    "tiny": {"layers": 4, "width": 256, "heads": 4, "positions": 512},
-    "small": {"layers": 12, "width": 768, "heads": 12, "positions": 1024},
-}
-VOCABULARY = 50257
+from benchmarks._workload import SIZES, gpt2, run, zipf_ids
 
 
 def measure(size: str, repeats: int, warmup: int, batch: int, prompt: int, new: int, **settings: Any) -> dict[str, Any]:
@@ -32,16 +27,10 @@ def measure(size: str, repeats: int, warmup: int, batch: int, prompt: int, new: 
 
     from jaxalign import models, sampling
 
-    shape = SIZES[size]
-    config = models.ModelConfig(
-        family="gpt2", vocab_size=VOCABULARY, width=shape["width"], layers=shape["layers"], heads=shape["heads"],
-        kv_heads=shape["heads"], head_dim=shape["width"] // shape["heads"], mlp_width=4 * shape["width"],
-        max_positions=shape["positions"], norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
-        attention_bias=True, attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
-    )  # fmt: skip
+    config = gpt2(size)
     params = jax.block_until_ready(models.init(config, jax.random.key(0)))
     rng = np.random.default_rng(0)
-    prompts = ((VOCABULARY - 3) * rng.random((batch, prompt)) ** 3).astype(np.int32).tolist()  # Zipf-like
+    prompts = zipf_ids(rng, batch, prompt).tolist()
     seconds, cpu = [], []
     for repeat in range(repeats):
         start, start_cpu = time.perf_counter(), time.process_time()
@@ -63,14 +52,6 @@ def measure(size: str, repeats: int, warmup: int, batch: int, prompt: int, new: 
         "first_s": round(seconds[0], 2),
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1),
     }
-
-
-def run(command: list[str]) -> dict[str, Any]:
-    """Run a benchmark process; the last line it prints is its row of figures."""
-    finished = subprocess.run(command, capture_output=True, text=True)
-    if finished.returncode:
-        raise SystemExit(f"{' '.join(command)} failed:\n{finished.stderr[-2000:]}")
-    return json.loads(finished.stdout.strip().splitlines()[-1])
 
 
 def compare(arguments: argparse.Namespace) -> dict[str, Any]:

@@ -130,10 +130,11 @@ def train_ppo(
     tokenizer: Any,
     *,
     seed: int,
-    evaluate: Callable[[int, Params], None],
+    reference: Params | None = None,
+    evaluate: Callable[[int, Params], None] | None = None,
     report: Report,
 ) -> tuple[Params, dict[str, float]]:
-    """One PPO run held at ``method.target_kl``; returns the policy and its last metrics."""
+    """One PPO run held at ``method.target_kl`` from ``reference`` (None: ``params``); the policy and its metrics."""
     settings: RLHF = study.rlhf
     ppo = PPOFitConfig(
         max_steps=settings.updates,
@@ -152,7 +153,7 @@ def train_ppo(
     )
 
     def evaluate_after(step: int, whole: Params) -> dict[str, float]:
-        if step:
+        if step and evaluate is not None:
             evaluate(step, whole)
         return {}
 
@@ -164,6 +165,7 @@ def train_ppo(
         ppo,
         decode=tokenizer.decode,
         stop_tokens=[token for token in (tokenizer.eos_token_id,) if token is not None],
+        reference=reference,
         evaluate=evaluate_after,
         evaluate_every=max(1, settings.updates // 4),
         report=report,

