@@ -66,8 +66,7 @@ def measure(size: str, steps: int, warmup: int, batch: int, prompt: int, new: in
         "bench": "jaxalign_ppo", "size": size, "tokens_per_s": round(batch * new / median, 1),
         "median_step_s": round(median, 3), "cpu_s": round(statistics.median(cpu_seconds), 3),
         "first_step_s": round(wall[1] - wall[0], 2), "step_s": [round(s, 3) for s in np.diff(wall).tolist()],
-        "rollout_s": round(result.metrics["rollout/seconds"], 3), "kl": result.metrics["objective/kl"],
-        "tokens": result.metrics["val/response_length"],
+        "response_length": result.metrics["val/response_length"],
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), "jax": jax.__version__,
     }  # fmt: skip
 

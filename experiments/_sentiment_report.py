@@ -188,7 +188,7 @@ def _compared(study: Study, points: Sequence[evaluation.FrontierPoint]) -> list[
     names = list(dict.fromkeys(point.method for point in points))
     measured = [point for point in points if not point.kl_is_bound]
     found = []
-    for baseline in ("Preferred-FT", "Unlikelihood"):
+    for baseline in ("Preferred-FT", "Unlikelihood", "PPO", "PPO-GT"):
         if "DPO" in names and baseline in names and study.compare_at:
             found += evaluation.reward_difference_at_kl(measured, "DPO", baseline, study.compare_at, seed=study.seed)
     return found
@@ -257,9 +257,11 @@ def _report(
     ]
     if compared:
         parts += [
-            "## DPO against the baselines at equal KL",
+            "## DPO against the others at equal KL",
             evaluation.markdown_table(evaluation.difference_rows(compared)),
-            "A method that does not reach a KL stands with the best reward it reached before it, which favours it.",
+            "A method's reward at a KL is the best any of its runs has there or below, measured or on the straight line "
+            "between two measurements; one that does not reach a KL stands with the best reward it reached before it, "
+            "which favours it.",
         ]
     if ppo:
         parts += [

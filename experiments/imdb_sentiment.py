@@ -9,9 +9,9 @@ of the reward's data.
         SmolLM2-135M-Instruct, packaged; two CPU cores, about 10 minutes after the install. DPO moves the judge up while
         the text stays fluent.
     python -m experiments.imdb_sentiment --preset glassllm --output-dir runs/demo-frontier  (make demo-frontier)
-        A 0.85M-parameter model, packaged; two CPU cores, about 8 minutes. The frontier with every method: DPO lies
-        above Preferred-FT and Unlikelihood at every KL, a smaller beta reaches further; text is garbled at this size,
-        so it shows the method, not fluency.
+        A 0.85M-parameter model, packaged; two CPU cores, about half an hour. The frontier with every method: DPO lies
+        above Preferred-FT, Unlikelihood and PPO with a learned reward, PPO with the true one above DPO from 6 nats on;
+        text is garbled at this size, so it shows the methods, not fluency.
     python -m experiments.imdb_sentiment --preset paper --output-dir runs/imdb-paper
         gpt2-large, stanfordnlp/imdb and a RoBERTa sentiment classifier from a hub; one accelerator with 40 GB or more,
         hours. The paper's figure 2, left: DPO dominates every other method's frontier. (Its 25,000 prefixes are 11,000

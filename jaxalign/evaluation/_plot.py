@@ -41,14 +41,13 @@ def plot_frontier(
     """Reward against sequence-level KL: a colour per method, a marker and a line style per setting of it.
 
     Each curve joins the points of one (method, setting) in order of step; thin bars are 95 % intervals over prompts.
-    Points whose KL is an analytic bound (Best-of-N) are black stars labelled with N: they lie at that KL or to the
-    left of it. Needs matplotlib (the ``eval`` extra).
+    Points whose KL is an analytic bound (Best-of-N) are black stars, the last labelled with its N: they lie at that KL
+    or to the left of it. Needs matplotlib (the ``eval`` extra).
     """
     matplotlib = load_matplotlib()
     with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure(figsize=(7.2, 4.4), layout="constrained")
         axes = figure.add_subplot()
-        axes.axhline(0.0, color="0.6", linewidth=0.6, zorder=0)
         colours: dict[str, str] = {}
         styles: dict[str, int] = {}
         for (method, setting), curve in _curves(points).items():
@@ -62,6 +61,9 @@ def plot_frontier(
         axes.set_ylabel(reward_label)
         axes.set_title(title)
         axes.margins(x=0.03)
+        low, high = axes.get_ylim()
+        if low < 0 < high:
+            axes.axhline(0.0, color="0.6", linewidth=0.6, zorder=0)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
     return figure
 
@@ -107,10 +109,9 @@ def _draw(axes: Any, curve: Sequence[FrontierPoint], label: str, colour: str, st
         zorder=3 if bound else 2,
     )
     if bound:
-        for point in curve:
-            place = (point.kl.estimate, point.reward.estimate)
-            options = {"textcoords": "offset points", "ha": "left", "fontsize": 7.5}
-            axes.annotate(f"N={point.step}", place, xytext=(6, -3), **options)
+        last = curve[-1]  # the others' labels would lie on one another
+        options = {"textcoords": "offset points", "ha": "center", "fontsize": 7.5}
+        axes.annotate(f"N={last.step}", (last.kl.estimate, last.reward.estimate), xytext=(0, 7), **options)
 
 
 def load_matplotlib() -> Any:

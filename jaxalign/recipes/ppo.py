@@ -109,8 +109,8 @@ def run(config: PPOConfig) -> None:
         prompts,
         reward,
         config,
-        decode=tokenizer.decode,
-        stop_tokens=(encoder.eos,),
+        decode=encoder.decode_following,
+        stop_tokens=_stop_tokens(prompts, encoder),
         critic=critic,
         reference=reference,
         directory=config.output_dir,
@@ -118,6 +118,15 @@ def run(config: PPOConfig) -> None:
         identity=identity,
     )
     write_final(config, result, tokenizer)
+
+
+def _stop_tokens(prompts: Sequence[Prompt], encoder: data.Encoder) -> list[int]:
+    """What ends a response to any of them: the EOS and, where there are messages, the chat template's end of turn."""
+    a_kind = {isinstance(prompt.content, str): prompt for prompt in reversed(prompts)}  # the first of each kind
+    found: set[int] = set()
+    for prompt in a_kind.values():
+        found.update(data.stop_tokens(prompt.content, encoder, place=prompt.place or None))
+    return sorted(found)
 
 
 def _name(prompts: Sequence[Prompt]) -> str:

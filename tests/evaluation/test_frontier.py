@@ -175,7 +175,7 @@ def test_figure_has_units_a_legend_and_best_of_n(tmp_path):
     assert axes.get_ylabel() == "Reward, log-odds of positive"
     legend = [text.get_text() for text in axes.get_legend().get_texts()]
     assert legend == ["DPO, beta 0.1", "DPO, beta 1", "Preferred-FT", "Best-of-N (KL bound)"]
-    assert [text.get_text() for text in axes.texts] == ["N=1", "N=2", "N=4"]
+    assert [text.get_text() for text in axes.texts] == ["N=4"]
     lines = {line.get_label(): line for line in axes.get_lines()}
     first, second = lines["DPO, beta 0.1"], lines["DPO, beta 1"]
     assert first.get_color() == second.get_color() != lines["Preferred-FT"].get_color()
