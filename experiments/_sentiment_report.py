@@ -259,8 +259,8 @@ def _report(
         parts += [
             "## DPO against the others at equal KL",
             evaluation.markdown_table(evaluation.difference_rows(compared)),
-            "A method's reward at a KL is the best any of its runs has there or below, measured or on the straight line "
-            "between two measurements; one that does not reach a KL stands with the best reward it reached before it, "
+            "A method's reward at a KL is the best any of its runs has there or below, measured or on the straight "
+            "line between two measurements; one that does not reach a KL stands with the best reward it reached before it, "
             "which favours it.",
         ]
     if ppo:

@@ -6,6 +6,7 @@
 
 attention   cuDNN against XLA in bfloat16: values and gradients within tolerance, and the time of both
 steps       SFT and DPO steps of a Llama-3.2-1B and a Pythia-1.4B shape: tokens/s, model-FLOPs utilisation, peak memory
+sampling    the sampler on those shapes, bfloat16: refilled rows against plain padded batches, share of bandwidth
 torch       the same workloads in torch (TRL where it is installed, else a plain loop over transformers' model)
 tests       ``pytest tests`` with ``JAXALIGN_TEST_PLATFORM=gpu``
 
@@ -23,13 +24,13 @@ import sys
 from importlib import metadata
 from pathlib import Path
 
-from benchmarks.gpu._tables import attention_table, steps_table
+from benchmarks.gpu._tables import attention_table, sampling_table, steps_table
 from benchmarks.gpu._workloads import SHAPES, TASKS
 
-PARTS = ("attention", "steps", "torch", "tests")
+PARTS = ("attention", "steps", "sampling", "torch", "tests")
 CUDA_PLUGINS = ("jax-cuda13-plugin", "jax-cuda12-plugin")
 PACKAGES = ("jax", "jaxlib", *CUDA_PLUGINS, "flax", "optax", "numpy", "torch", "transformers", "trl")
-LIMIT_S = {"attention": 600, "steps": 600, "torch": 600, "tests": 2400}
+LIMIT_S = {"attention": 600, "steps": 600, "sampling": 600, "torch": 600, "tests": 2400}
 
 
 def main() -> None:
@@ -43,6 +44,9 @@ def main() -> None:
     commands: dict[str, list[str]] = {}
     if "attention" in args.parts:
         commands["attention"] = ["-m", "benchmarks.gpu.attention"]
+    if "sampling" in args.parts:
+        for shape in SHAPES:
+            commands[f"sampling-{shape}"] = ["-m", "benchmarks.gpu.sampling", "--shape", shape]
     for part, module in (("steps", "benchmarks.gpu.steps"), ("torch", "benchmarks.gpu.torch_steps")):
         if part in args.parts:
             for shape, task in workloads:
@@ -97,6 +101,7 @@ def _report(rows: list[dict], failed: list[str], names: list[str]) -> str:
         "",
         *attention_table([row for row in rows if row.get("bench") == "attention"]),
         *steps_table([row for row in rows if row.get("bench") == "step"]),
+        *sampling_table([row for row in rows if row.get("bench") == "sampling"]),
     ]
     if "tests" in names:
         lines += [

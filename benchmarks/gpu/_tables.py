@@ -37,3 +37,18 @@ def steps_table(rows: list[dict]) -> list[str]:
                 f"| {own['tokens_per_s'] / row['tokens_per_s']:.2f} | | {own['peak_gb'] / row['peak_gb']:.2f} |"
             )
     return [*lines, ""]
+
+
+def sampling_table(rows: list[dict]) -> list[str]:
+    """The sampler, a line a shape and form, and what refilling gains."""
+    if not rows:
+        return []
+    lines = ["| shape | sampler | tokens/s | share of bandwidth |", "|---|---|---:|---:|"]
+    plain = {row["shape"]: row["tokens_per_s"] for row in rows if row["form"] == "plain"}
+    for row in rows:
+        share = "not known" if row["share_of_bandwidth"] is None else f"{row['share_of_bandwidth']:.1%}"
+        lines.append(f"| {row['shape']} | {row['form']} | {row['tokens_per_s']:,.0f} | {share} |")
+    for row in rows:
+        if row["form"] == "engine" and row["shape"] in plain:
+            lines.append(f"| {row['shape']} | engine / plain | {row['tokens_per_s'] / plain[row['shape']]:.2f} | |")
+    return [*lines, ""]

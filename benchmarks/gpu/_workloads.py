@@ -39,8 +39,10 @@ SHAPES = {
     "pythia-1.4b": Shape("gpt_neox", 50304, 2048, 24, 16, 16, 128, 8192, gated=False, tied=False),
 }
 TASKS = {"sft": Task(rows=8, prompt=0, completion=1024), "dpo": Task(rows=8, prompt=512, completion=512)}
-# Dense bfloat16 products a second, from the makers' data sheets; the first name found in the device's name counts.
+# Dense bfloat16 products a second, from the makers' data sheets; the longest name found in the device's name counts.
 PEAK_FLOPS = {"H200": 989e12, "H100": 989e12, "GH200": 989e12, "A100": 312e12, "L40S": 362e12, "B200": 2250e12}
+# Bytes a second from the device's own memory, from the same sheets.
+PEAK_BANDWIDTH = {"H200": 4.8e12, "GH200": 4.0e12, "H100": 3.35e12, "A100": 2.0e12, "L40S": 864e9, "B200": 8e12}
 
 
 def tokens_a_step(task_name: str) -> int:
@@ -67,5 +69,15 @@ def model_flops(shape: Shape, task_name: str) -> float:
 
 def utilisation(shape: Shape, task_name: str, seconds: float, device: str) -> float | None:
     """Model-FLOPs utilisation of the device's dense bfloat16 peak; None where the peak is not known."""
-    peak = next((flops for name, flops in PEAK_FLOPS.items() if name in device), None)
+    peak = _of_device(PEAK_FLOPS, device)
     return None if peak is None else model_flops(shape, task_name) / seconds / peak
+
+
+def bandwidth(device: str) -> float | None:
+    """Bytes a second that the device's memory delivers; None where it is not known."""
+    return _of_device(PEAK_BANDWIDTH, device)
+
+
+def _of_device(known: dict[str, float], device: str) -> float | None:
+    # The longest name first: a GH200's has H200 in it.
+    return next((known[name] for name in sorted(known, key=len, reverse=True) if name in device), None)

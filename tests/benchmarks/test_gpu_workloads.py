@@ -1,11 +1,12 @@
 """The floating-point operations that the GPU benchmark divides by, against what XLA counts in the compiled step."""
 
 import dataclasses
+import json
 
 import jax
 import pytest
 
-from benchmarks.gpu import _workloads, steps
+from benchmarks.gpu import _tables, _workloads, sampling, steps
 from jaxalign import models
 
 TINY = dataclasses.replace(
@@ -45,3 +46,21 @@ def test_the_count_of_a_forward_pass(monkeypatch):
         counted = flops if layers == 1 else counted + (TINY.layers - 1) * (flops - counted)
     needed = _workloads.model_flops(TINY, "sft") / 3
     assert 1.0 <= counted / needed <= 1.15
+
+
+def test_the_sampling_part_runs_and_its_rows_make_a_table(monkeypatch, capsys):
+    monkeypatch.setitem(_workloads.SHAPES, "llama-3.2-1b", TINY)
+    monkeypatch.setattr(
+        "sys.argv", ["sampling", "--shape", "llama-3.2-1b", "--requests", "6", "--batch", "4", "--repeats", "1"]
+    )
+    sampling.main()
+    rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [row["form"] for row in rows] == ["engine", "plain"]
+    assert all(row["share_of_bandwidth"] is None for row in rows)  # a CPU is in no table
+    lines = _tables.sampling_table(rows)
+    assert "engine / plain" in lines[-2]
+
+
+def test_devices_are_known_by_their_longest_name():
+    assert _workloads.bandwidth("NVIDIA GH200 480GB") == 4.0e12
+    assert _workloads.bandwidth("NVIDIA H200") == 4.8e12
