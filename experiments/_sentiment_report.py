@@ -260,8 +260,8 @@ def _report(
             "## DPO against the others at equal KL",
             evaluation.markdown_table(evaluation.difference_rows(compared)),
             "A method's reward at a KL is the best any of its runs has there or below, measured or on the straight "
-            "line between two measurements; one that does not reach a KL stands with the best reward it reached before it, "
-            "which favours it.",
+            "line between two measurements; one that does not reach a KL stands with the best reward it reached before "
+            "it, which favours it.",
         ]
     if ppo:
         parts += [
