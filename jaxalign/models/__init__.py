@@ -16,6 +16,7 @@ from jaxalign.models._decoder import apply, init, logits, score, trunk, unembed,
 from jaxalign.models._freeze import combine, freeze, restack
 from jaxalign.models._load import load_config, load_pretrained
 from jaxalign.models._lora import LoRA
+from jaxalign.models._mesh import constrain_rows, row_shards
 from jaxalign.models._peft import load_adapter, save_adapter
 from jaxalign.models._reward_model import RewardModel, add_score_head, load_reward_model, save_reward_model
 from jaxalign.models._rope import RopeScaling
@@ -38,6 +39,7 @@ __all__ = [
     "apply",
     "classify",
     "combine",
+    "constrain_rows",
     "extend",
     "freeze",
     "init",
@@ -54,6 +56,7 @@ __all__ = [
     "lora_axes",
     "merge_lora",
     "restack",
+    "row_shards",
     "save_adapter",
     "save_pretrained",
     "save_reward_model",

@@ -8,6 +8,7 @@ from jaxalign.models._cache import Cache
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._decoder import Params, finish
 from jaxalign.models._embedding import embed_tokens
+from jaxalign.models._mesh import constrain_rows
 from jaxalign.models._project import transpose_kernels
 from jaxalign.models._rope import rotary_tables
 
@@ -70,7 +71,7 @@ def extend(
     """
     if "blocks" not in params:
         params = unstack(config, params)
-    hidden = embed_tokens(config, params["embed"], tokens, positions)
+    hidden = constrain_rows(embed_tokens(config, params["embed"], tokens, positions))
     cache = cache.place(positions, column)
     distance = positions[:, :, None] - cache.positions[:, None, :]
     views = {}

@@ -1,5 +1,7 @@
 """What the ambient mesh (``jax.set_mesh``) asks of activations."""
 
+import math
+
 import jax
 from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 
@@ -28,12 +30,23 @@ def row_axes(mesh: AbstractMesh, rows: int) -> tuple[str, ...]:
     return axes if rows % parts == 0 else ()
 
 
-def constrain_rows(hidden: jax.Array) -> jax.Array:
-    """Hold activations ``[B, ...]`` row-sharded, so that XLA gathers weights (FSDP) and never activations."""
+def constrain_rows(array: jax.Array, axis: int = 0) -> jax.Array:
+    """Hold an array row-sharded under the ambient mesh; rows that do not divide stay as they lie.
+
+    Of activations ``[B, ...]``: so that XLA gathers weights (FSDP) and never activations.
+
+    Args:
+        array: any array with rows.
+        axis: where its rows are.
+    """
     mesh = ambient_mesh()
-    if mesh is None:
-        return hidden
-    axes = row_axes(mesh, hidden.shape[0])
+    axes = () if mesh is None else row_axes(mesh, array.shape[axis])
     if not axes:
-        return hidden
-    return jax.lax.with_sharding_constraint(hidden, PartitionSpec(axes))
+        return array
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(*(None,) * axis, axes))
+
+
+def row_shards() -> int:
+    """Into how many parts the ambient mesh splits rows; 1 without one."""
+    mesh = ambient_mesh()
+    return 1 if mesh is None else math.prod(mesh.shape.get(axis, 1) for axis in ROW_AXES)

@@ -176,18 +176,19 @@ class RolloutSource:
         config = self._config
         rows = self._rows(number)
         whole = models.combine(state.params["policy"], self._frozen["base"])
-        samples = sampling.generate(
-            self._model_config,
-            whole,
-            [self._prompts[index].tokens for index in rows[:: config.samples_per_prompt]],
-            jax.random.fold_in(self._key, number),
-            max_new_tokens=config.max_new_tokens,
-            temperature=config.temperature,
-            stop_tokens=self._texts.stop_tokens,
-            samples_per_prompt=config.samples_per_prompt,
-            batch_size=config.sampling_batch,
-            pad_token=self._pad_token,
-        )
+        with jax.set_mesh(self._mesh):  # every device decodes its share of the rows
+            samples = sampling.generate(
+                self._model_config,
+                whole,
+                [self._prompts[index].tokens for index in rows[:: config.samples_per_prompt]],
+                jax.random.fold_in(self._key, number),
+                max_new_tokens=config.max_new_tokens,
+                temperature=config.temperature,
+                stop_tokens=self._texts.stop_tokens,
+                samples_per_prompt=config.samples_per_prompt,
+                batch_size=config.sampling_batch,
+                pad_token=self._pad_token,
+            )
         seconds = time.monotonic() - started
         batch = self._batch(rows, samples)
         # Dispatched, not waited for: the device computes while the host rates.

@@ -18,6 +18,8 @@ from jaxalign.models import Cache, ModelConfig
 from jaxalign.sampling._logits import next_token, uniforms
 
 Params = dict[str, Any]
+# Of Rows, what has its rows on the second axis.
+STEP_MAJOR = ("tokens", "log_probs")
 
 
 @dataclass(frozen=True)
@@ -95,6 +97,14 @@ class Rows(NamedTuple):
     log_probs: jax.Array
     """float32 ``[N, R]``, likewise."""
 
+    def spread(self) -> "Rows":
+        """The rows over the ambient mesh's ``data`` and ``fsdp`` axes, each with its cache; as they are without one."""
+        laid: dict[str, Any] = {name: models.constrain_rows(getattr(self, name), axis=1) for name in STEP_MAJOR}
+        for name in self._fields:
+            if name != "step" and name not in STEP_MAJOR:
+                laid[name] = jax.tree.map(models.constrain_rows, getattr(self, name))
+        return self._replace(**laid)
+
 
 @functools.partial(jax.jit, static_argnames="config")
 def unstack(config: ModelConfig, params: Params) -> Params:
@@ -155,13 +165,13 @@ def empty(plan: Plan, prefix: Cache, staged: Staged, rows: int) -> Rows:
         finished=zeros(bool),
         tokens=jnp.zeros((plan.steps, rows), jnp.int32),
         log_probs=jnp.zeros((plan.steps, rows), jnp.float32),
-    )
+    ).spread()
 
 
 @functools.partial(jax.jit, static_argnames="columns")
 def widen(rows: Rows, columns: int) -> Rows:
     """Rows with room for prompts of ``columns`` more tokens."""
-    return rows._replace(cache=rows.cache.widen(columns))
+    return rows._replace(cache=rows.cache.widen(columns)).spread()
 
 
 @functools.partial(jax.jit, donate_argnames="rows")
@@ -184,7 +194,7 @@ def refill(rows: Rows, staged: Staged, fresh: Fresh) -> Rows:
         emitted=jnp.where(taken, 0, rows.emitted),
         done=rows.done & ~taken,
         finished=rows.finished & ~taken,
-    )
+    ).spread()
 
 
 @functools.partial(jax.jit, static_argnames=("config", "plan", "prefix"), donate_argnames="rows")
@@ -250,6 +260,6 @@ def decode(
                 visible=jnp.concatenate([always, seen, in_prompt], 1)[:, None],
             )
             rows = rows._replace(hidden=hidden[:, 0], cache=cache)
-        return rows._replace(step=rows.step + 1)
+        return rows._replace(step=rows.step + 1).spread()
 
     return jax.lax.while_loop(unfinished, one, rows._replace(done=rows.done | free))

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from jaxalign import models
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.sampling import _engine as engine
@@ -53,6 +54,8 @@ def generate(
     ``log_probs`` are those of softmax(logits / temperature) *before* truncation: what a loss computed at the same
     temperature gives for the same tokens. With temperature 0 (greedy) they are at temperature 1.
 
+    Under an ambient mesh (``jax.set_mesh``) rows, and their caches, are split over its ``data`` and ``fsdp`` axes.
+
     Programs are compiled per number of rows, length bucket (8, 16, 24, 32, 48, 64, 96 ...), largest
     ``max_new_tokens`` and ``top_k`` (the prefill per prompts computed together, too); temperature, top-p, min-p,
     seeds, each response's own limit and the ids of stop tokens are data.
@@ -74,7 +77,8 @@ def generate(
         seeds: one number in [0, 2^32) a prompt, in place of its index: equal prompts with equal seeds have equal
             samples, wherever they stand.
         samples_per_prompt: k responses a prompt, from one prefill.
-        batch_size: rows decoded together. More rows use each weight read better and take more cache memory.
+        batch_size: rows decoded together, over all devices. More rows use each weight read better and take more cache
+            memory.
         pad_token: the id in ``Samples.tokens`` after a response's end; it carries no meaning, the mask does.
         share_prefix: compute the keys and values of a prefix common to all prompts (a chat template) once.
         refill: give the rows of ended responses to waiting ones at once; False decodes batch after batch, each until
@@ -122,7 +126,8 @@ def generate(
         log_probs=np.zeros((work.responses, plan.steps), np.float32),
         finished=np.zeros(work.responses, bool),
     )
-    schedule = Schedule(config, plan, prepared, prefix, controls, work, row_count(work.responses, batch_size))
+    rows = row_count(work.responses, batch_size, models.row_shards())
+    schedule = Schedule(config, plan, prepared, prefix, controls, work, rows)
     schedule.run(samples, refill=refill, stop=stop, on_progress=on_progress)
     bad = np.flatnonzero(~np.isfinite(samples.log_probs).all(-1))
     if bad.size:

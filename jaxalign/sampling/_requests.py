@@ -79,6 +79,10 @@ def prefix_bucket(length: int) -> int:
     return length // step * step
 
 
-def row_count(responses: int, batch_size: int) -> int:
-    """R, the rows decoded together: ``batch_size``, or the power of two that holds all responses where they are few."""
-    return min(batch_size, 2 ** math.ceil(math.log2(responses)))
+def row_count(responses: int, batch_size: int, shards: int = 1) -> int:
+    """R, the rows decoded together: ``batch_size``, or the power of two that holds all responses where they are few.
+
+    Rounded up to a multiple of ``shards``, the parts they are split into.
+    """
+    rows = min(batch_size, 2 ** math.ceil(math.log2(responses)))
+    return rows + -rows % shards

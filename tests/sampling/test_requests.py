@@ -45,3 +45,7 @@ def test_common_prefix(prompts, length):
 )
 def test_few_responses_take_few_rows(responses, batch, rows):
     assert row_count(responses, batch) == rows
+
+
+def test_rows_divide_into_their_shards():
+    assert [row_count(responses, 6, shards=4) for responses in (1, 2, 5, 100)] == [4, 4, 8, 8]
