@@ -4,9 +4,9 @@
     python -m benchmarks.reward_frozen --shape smollm2      (random weights of SmolLM2-135M's shape: memory and speed)
 
 glassllm: what ``experiments.imdb_sentiment --preset glassllm`` trains its reward model on, read from ``--study`` (what
-is not there is computed and kept there), with its settings but half the steps. The last eighth of the prefixes is the
-test; the checkpoint is chosen by accuracy on the eighth before it. A seed decides the score head and the data's order.
-smollm2: 8 pairs of 64 prompt and 64 answer tokens a step.
+is not there is computed and kept there), with its settings. The last eighth of the prefixes is the test; the checkpoint
+is chosen by accuracy on the eighth before it. A seed decides the score head and the data's order. smollm2: 8 pairs of
+64 prompt and 64 answer tokens a step.
 
 Every run is a process of its own, the kinds in turn. "cached": the frozen layers' activations are computed once, before
 the first step (``cache_trunk``), otherwise in every step. Columns: median step, wall clock and CPU; what the process
@@ -194,13 +194,13 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--shape", choices=KINDS, default="glassllm")
     parser.add_argument("--study", type=Path, default=FOLDER, help="folder of the study's run, read or filled")
-    parser.add_argument("--steps", type=int, help="updates; default: 100 (glassllm), 8 (smollm2)")
+    parser.add_argument("--steps", type=int, help="updates; default: 200 (glassllm), 8 (smollm2)")
     parser.add_argument("--seeds", type=int, default=3, help="runs of every kind")
     parser.add_argument("--kinds", nargs="+", help="layers frozen, e.g. 0 2 2,cached; the first is what others divide")
     parser.add_argument("--one", help="run this kind with the seed --seeds here and print its figures")
     parser.add_argument("--rows", type=Path, help="also write every run's figures to this JSON lines file")
     args = parser.parse_args()
-    steps = args.steps or {"glassllm": 100, "smollm2": 8}[args.shape]
+    steps = args.steps or {"glassllm": 200, "smollm2": 8}[args.shape]
     if args.one:
         print(json.dumps(train(args.shape, args.one, args.seeds, steps, args.study)))
         return
