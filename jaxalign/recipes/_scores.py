@@ -40,16 +40,7 @@ def score_targets(
     Returns:
       ``[B, S]`` (``[B, R, S]`` for the two-row layout), at least float32.
     """
-    hidden = models.apply(
-        config,
-        params,
-        batch.tokens,
-        positions=batch.positions,
-        example=batch.example,
-        branch=batch.branch if batch.branched else None,
-        trunk=trunk,
-        dropout_keys=_dropout_keys(config, batch, dropout_key),
-    )
+    hidden = _hidden(config, params, batch, trunk, dropout_key)
     log_probs = models.target_log_probs(
         config, params, hidden, batch.source_index, batch.targets, temperature=temperature
     )
@@ -74,7 +65,17 @@ def sequence_scores(
     Returns:
       float32 ``[B, Q]``, unnormalised; 0 in slots without a sequence.
     """
-    hidden = models.apply(
+    hidden = _hidden(config, params, batch, trunk, dropout_key)
+    column, found = _last_columns(batch)
+    by_row = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])  # the rows of a pair side by side: [B, R T, D]
+    last = jnp.take_along_axis(by_row, column[..., None], axis=1)
+    return jnp.where(found, models.score(config, params, last)[..., 0], 0.0)
+
+
+def _hidden(
+    config: ModelConfig, params: Params, batch: Batch, trunk: jax.Array | None, dropout_key: jax.Array | None
+) -> jax.Array:
+    return models.apply(
         config,
         params,
         batch.tokens,
@@ -84,10 +85,6 @@ def sequence_scores(
         trunk=trunk,
         dropout_keys=_dropout_keys(config, batch, dropout_key),
     )
-    column, found = _last_columns(batch)
-    by_row = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])  # the rows of a pair side by side: [B, R T, D]
-    last = jnp.take_along_axis(by_row, column[..., None], axis=1)
-    return jnp.where(found, models.score(config, params, last)[..., 0], 0.0)
 
 
 def _last_columns(batch: Batch) -> tuple[jax.Array, jax.Array]:
