@@ -60,8 +60,7 @@ def measure(size: str, steps: int, warmup: int, batch: int, prompt: int, new: in
         critic=models.RewardModel(*critic, 0.0),
         report=report,
     )
-    # An update is reported while the next one runs, the last as soon as it is done: no interval of its own.
-    seconds, cpu_seconds = np.diff(wall)[warmup:-1], np.diff(cpu)[warmup:-1]
+    seconds, cpu_seconds = np.diff(wall)[warmup:], np.diff(cpu)[warmup:]
     median = statistics.median(seconds)
     return {
         "bench": "jaxalign_ppo", "size": size, "tokens_per_s": round(batch * new / median, 1),
@@ -75,7 +74,7 @@ def measure(size: str, steps: int, warmup: int, batch: int, prompt: int, new: in
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--size", choices=SIZES, default="tiny")
-    parser.add_argument("--steps", type=int, default=6, help="updates, warm-up and the last included")
+    parser.add_argument("--steps", type=int, default=6, help="updates, warm-up included")
     parser.add_argument("--warmup", type=int, default=1, help="updates left out of the median")
     parser.add_argument("--batch", type=int, default=16)
     parser.add_argument("--prompt", type=int, default=32)

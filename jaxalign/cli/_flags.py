@@ -11,7 +11,7 @@ from typing import Any
 
 from jaxalign.errors import InputError
 
-__all__ = ["parse", "with_preset"]
+__all__ = ["parse", "with_preset", "without_aliases"]
 
 
 def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> Any:
@@ -52,8 +52,18 @@ def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> 
         raise InputError(_one_line(said.getvalue())) from None
 
 
-def with_preset(flags: Sequence[str], presets: Mapping[str, Mapping[str, Any]]) -> list[str]:
+def without_aliases(flags: Sequence[str], aliases: Mapping[str, str]) -> list[str]:
+    """The flags by their own names; ``aliases`` has these by the others."""
+    parts = [token.partition("=") for token in flags]
+    return [aliases.get(name, name) + mark + value for name, mark, value in parts]
+
+
+def with_preset(
+    flags: Sequence[str], presets: Mapping[str, Mapping[str, Any]], yields: Mapping[str, str] | None = None
+) -> list[str]:
     """The flags with ``--preset NAME`` replaced by what it stands for; flags that are given as well win.
+
+    So does a flag that says the same otherwise: ``yields`` has its name by that of the preset's setting.
 
     Raises:
       InputError: a preset that is not there, or none.
@@ -71,8 +81,9 @@ def with_preset(flags: Sequence[str], presets: Mapping[str, Mapping[str, Any]]) 
         raise InputError(f"--preset: expected one of {', '.join(presets)}" + (f", got {found}" if found else ""))
     given = {token.split("=", 1)[0].replace("_", "-") for token in rest}
     for name, value in presets.get(found or "", {}).items():
+        names = (name, (yields or {}).get(name, name))
         flag = "--" + name.replace("_", "-")
-        if flag not in given:
+        if not given.intersection("--" + other.replace("_", "-") for other in names):
             rest += [flag, str(value)]
     return rest
 

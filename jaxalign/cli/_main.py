@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import jaxalign
-from jaxalign.cli._flags import parse, with_preset
+from jaxalign.cli._flags import parse, with_preset, without_aliases
 from jaxalign.errors import InputError
 
 __all__ = ["main"]
@@ -62,8 +62,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         command = COMMANDS[name]
         module = importlib.import_module(command.module)
-        flags = with_preset(flags, getattr(module, "PRESETS", {}))
-        config = parse(getattr(module, command.config), flags, program=f"jaxalign {name}", summary=command.summary)
+        presets, aliases = getattr(module, "PRESETS", {}), getattr(module, "ALIASES", {})
+        flags = with_preset(without_aliases(flags, aliases), presets, getattr(module, "PRESET_YIELDS", {}))
+        summary = command.summary
+        if presets:
+            summary += f". --preset NAME sets several flags at once ({', '.join(presets)}); flags beside it win"
+        for other, flag in aliases.items():
+            summary += f". {other} is another name of {flag}"
+        config = parse(getattr(module, command.config), flags, program=f"jaxalign {name}", summary=summary)
         getattr(module, command.run)(config)
     except InputError as error:
         return _complain(str(error), BAD_INPUT)

@@ -108,4 +108,5 @@ def _wilson(share: float, count: int) -> tuple[float, float]:
     z = 1.959963984540054
     centre = (share + z * z / (2 * count)) / (1 + z * z / count)
     half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    return max(centre - half, 0.0), min(centre + half, 1.0)
+    # Rounding would leave the ends a hair off where all or none are right.
+    return 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half

@@ -14,7 +14,13 @@ from jaxalign.losses._divergence import (
 )
 from jaxalign.losses._entropy import fused_token_entropy
 from jaxalign.losses._fused import fused_token_log_probs
-from jaxalign.losses._policy_gradient import adaptive_kl_coefficient, ppo_clipped, ppo_policy, ppo_value
+from jaxalign.losses._policy_gradient import (
+    adaptive_kl_coefficient,
+    ppo_clipped,
+    ppo_policy,
+    ppo_value,
+    ppo_value_clipped,
+)
 from jaxalign.losses._preference import dpo, hinge, implicit_reward, ipo, robust_dpo, unweighted_dpo
 from jaxalign.losses._reductions import masked_mean, masked_sum, masked_var, whiten
 from jaxalign.losses._reference_free import orpo, simpo, wpo_weights
@@ -70,6 +76,7 @@ __all__ = [
     "ppo_clipped",
     "ppo_policy",
     "ppo_value",
+    "ppo_value_clipped",
     "reverse_kl_ratio",
     "reward_centering",
     "robust_dpo",

@@ -47,15 +47,22 @@ def ppo_policy(
     return loss
 
 
-def ppo_clipped(log_probs: Array, old_log_probs: Array, advantages: Array, *, clip: float = 0.2) -> Array:
+def ppo_clipped(
+    log_probs: Array, old_log_probs: Array, advantages: Array, *, clip: float = 0.2, dual_clip: float | None = None
+) -> Array:
     """Where the clip ends the policy's gradient: rho_t above 1 + clip with A_t > 0, below 1 - clip with A_t < 0.
 
-    Arguments as in :func:`ppo_policy`. Returns bool ``[..., T]``; its masked mean is the clip fraction.
+    With ``dual_clip`` also rho_t above it with A_t < 0. Arguments as in :func:`ppo_policy`. Returns bool ``[..., T]``;
+    its masked mean is the clip fraction.
     """
     log_probs, old_log_probs, advantages = as_scores(log_probs, old_log_probs, advantages)
     positive(clip=clip)
     ratio = _ratio(log_probs, old_log_probs)
-    return ((advantages > 0) & (ratio > 1 + clip)) | ((advantages < 0) & (ratio < 1 - clip))
+    ended = ((advantages > 0) & (ratio > 1 + clip)) | ((advantages < 0) & (ratio < 1 - clip))
+    if dual_clip is not None:
+        in_range(1, float("inf"), open_low=True, dual_clip=dual_clip)
+        ended |= (advantages < 0) & (ratio > dual_clip)
+    return ended
 
 
 def ppo_value(values: Array, old_values: Array, returns: Array, *, clip: float | None = 0.2) -> Array:
@@ -84,8 +91,17 @@ def ppo_value(values: Array, old_values: Array, returns: Array, *, clip: float |
     if clip is None:
         return 0.5 * error
     positive(clip=clip)
-    clipped = old_values + jnp.clip(values - old_values, -clip, clip)
-    return 0.5 * jnp.maximum(error, jnp.square(clipped - returns))
+    return 0.5 * jnp.maximum(error, _clipped_error(values, old_values, returns, clip))
+
+
+def ppo_value_clipped(values: Array, old_values: Array, returns: Array, *, clip: float = 0.2) -> Array:
+    """Where the clip ends the critic's gradient: the clipped error is the larger.
+
+    Arguments as in :func:`ppo_value`. Returns bool ``[..., T]``; its masked mean is the value clip fraction.
+    """
+    values, old_values, returns = as_scores(values, old_values, returns)
+    positive(clip=clip)
+    return _clipped_error(values, old_values, returns, clip) > jnp.square(values - returns)
 
 
 def adaptive_kl_coefficient(
@@ -114,6 +130,10 @@ def adaptive_kl_coefficient(
     coefficient, kl = as_scores(*(jnp.asarray(value, jnp.result_type(float)) for value in (coefficient, kl)))
     chex.assert_rank((coefficient, kl), 0)
     return coefficient * (1 + jnp.clip(kl / target - 1, -0.2, 0.2) * episodes / horizon)
+
+
+def _clipped_error(values: Array, old_values: Array, returns: Array, clip: float) -> Array:
+    return jnp.square(old_values + jnp.clip(values - old_values, -clip, clip) - returns)
 
 
 def _ratio(log_probs: Array, old_log_probs: Array) -> Array:

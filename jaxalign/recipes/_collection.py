@@ -61,6 +61,8 @@ class CollectSettings:
             value = getattr(self, name)
             if not least <= value < math.inf:
                 raise InputError(f"--{name.replace('_', '-')}: must be at least {least}, is {value}")
+        if not self.temperature:
+            raise InputError("--temperature: 0 gives the same response every time; there would be nothing to compare")
         if not 0 < self.top_p <= 1:
             raise InputError(f"--top-p: must be in (0, 1], is {self.top_p}")
         if not 0 <= self.min_p < 1:

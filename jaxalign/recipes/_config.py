@@ -15,7 +15,7 @@ __all__ = ["UNCHECKED", "FitConfig", "FolderConfig", "RunConfig", "TrainConfig"]
 # Fields that may change between a run and its continuation; any other change is an error.
 UNCHECKED = frozenset({
     "max_steps", "epochs", "save_every", "keep_checkpoints", "log_every", "eval_every", "tensorboard", "output_dir",
-    "mesh", "save_dtype",
+    "mesh", "save_dtype", "normalise_dataset", "normalise_variance",
 })  # fmt: skip
 
 
@@ -186,7 +186,7 @@ class FolderConfig(TrainConfig):
 
 
 @dataclass(frozen=True, kw_only=True)
-class RunConfig(FolderConfig, FitConfig):
+class RunConfig(FitConfig, FolderConfig):
     """A run over a file of examples."""
 
     eval_dataset: str | None = None

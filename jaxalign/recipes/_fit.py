@@ -87,7 +87,8 @@ def fit(
       evaluate: ``(step, whole model's parameters, in one stack) -> values``, called and written where the loss is
         evaluated. What it keeps of the parameters it must copy: the next step reuses their memory.
       keep_best: the name of an evaluated value, such as "eval/rewards/accuracy": the result is the model of the
-        evaluation at which it was highest (the first of equals), not the last. Costs another copy of what trains.
+        evaluation at which it was highest (the first of equals), not the last. Costs another copy of what trains. With
+        ``eval_every`` 0 it is evaluated ten times over the run.
       report: called as ``report(done, total, note)`` after every step, instead of a progress bar.
       title: the word before the progress bar.
 
@@ -121,6 +122,8 @@ def fit(
 
     source = _batches(examples, config, mesh, pad_token, shuffle=True)
     total_steps = len(source) if config.max_steps is None else config.max_steps
+    if keep_best is not None and not config.eval_every:  # the first and the last model alone are no choice
+        config = dataclasses.replace(config, eval_every=max(1, total_steps // 10))
     optimizer, schedule = training.make_optimizer(config.optimizer, total_steps)
     # A moving reference takes the parameters' values, so each of its leaves is at least as wide.
     trained = jax.eval_shape(lambda tree: training.cast_parameters(tree, config.parameter_dtype), own or split.start)

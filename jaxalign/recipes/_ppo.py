@@ -96,12 +96,21 @@ def fit_ppo(
     if config.overlap_rewards and isinstance(reward, RewardModel):
         raise InputError("--overlap-rewards: a reward model is computed on the devices; there is nothing to overlap")
     mesh = sharding.parse_mesh(config.mesh)
+    shards = sharding.data_shards(mesh)
+    if config.batch_size % (config.parts * shards):  # before anyone is paid to rate a rollout
+        raise InputError(
+            f"--batch-size: {config.batch_size} episodes do not divide into --minibatches {config.minibatches} x "
+            f"--accumulation {config.accumulation} parts for {shards} devices (--mesh)"
+        )
     model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
     reward_model = reward if isinstance(reward, RewardModel) else None
     actor_critic, trainable, layout, frozen = make_actor_critic(
         model_config, params, config, mesh, critic=critic or reward_model, reward=reward_model, reference=reference
     )
     text_reward = None if isinstance(reward, RewardModel) else reward
+    total = config.max_steps
+    if total is None:
+        total = -(-len(prompts) * config.epochs // config.prompts_per_rollout)
     source = RolloutSource(
         actor_critic.policy.config,
         frozen,
@@ -111,9 +120,9 @@ def fit_ppo(
         config,
         mesh,
         pad_token=pad_token,
+        # A run whose rate falls over its length cannot be made longer: nothing comes after its last rollout.
+        last=None if config.optimizer.schedule == "constant" else total - 1,
     )
-    an_epoch = -(-len(prompts) // config.prompts_per_rollout)
-    total = an_epoch * config.epochs if config.max_steps is None else config.max_steps
     optimizer, schedule = training.make_optimizer(config.optimizer, total * config.ppo_epochs * config.minibatches)
     extra = {"kl_coefficient": jnp.float32(config.kl_coefficient)}
     shardings = training.state_shardings(trainable, optimizer, mesh=mesh, shardings=layout, extra=extra)

@@ -8,7 +8,7 @@ from jaxalign.errors import InputError
 from jaxalign.recipes._config import TrainConfig
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["PPO_PRESETS", "PPOFitConfig"]
+__all__ = ["PPO_PRESETS", "PRESET_YIELDS", "PPOFitConfig"]
 
 PPO_PRESETS: dict[str, dict[str, Any]] = {
     "summarisation": {
@@ -19,6 +19,9 @@ PPO_PRESETS: dict[str, dict[str, Any]] = {
 """Settings of published runs that differ from the defaults. "summarisation": a million episodes of TL;DR (Huang et al.
 2024, arXiv 2403.17031, the implementation details of Stiennon et al. 2020): the score lands on the token after the EOS,
 and a summary without one scores -1."""
+
+PRESET_YIELDS = {"max_steps": "epochs", "missing_eos_score": "missing_eos_penalty"}
+"""Settings of a preset that leave the field to another flag where that is given."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,6 +48,8 @@ class PPOFitConfig(TrainConfig):
     sampling_batch: int = 64
     """Responses decoded together."""
 
+    save_every: int = 20
+    """Checkpoint every N updates (and at the end, and on SIGTERM)."""
     ppo_epochs: int = 4
     """Passes over a rollout."""
     minibatches: int = 1
@@ -116,6 +121,11 @@ class PPOFitConfig(TrainConfig):
                 f"--minibatches: {self.minibatches} x --accumulation {self.accumulation} does not divide "
                 f"--batch-size {self.batch_size}"
             )
+        score, penalty = self.missing_eos_score, self.missing_eos_penalty
+        if score is not None and not math.isfinite(score):
+            raise InputError(f"--missing-eos-score: must be finite, is {score}")
+        if penalty is not None and not 0 <= penalty < none:
+            raise InputError(f"--missing-eos-penalty: must be at least 0, is {penalty}: it is taken off the score")
         if self.missing_eos_score is not None and self.missing_eos_penalty is not None:
             raise InputError("--missing-eos-penalty: --missing-eos-score replaces the score; give one of the two")
         if self.kl_target is not None and not self.kl_coefficient:

@@ -96,7 +96,13 @@ def ppo_loss(models: ActorCritic, config: PPOFitConfig) -> training.LossFunction
         fixed_log_probs, fixed_values = jax.lax.stop_gradient((log_probs, values))
         change = fixed_log_probs - carried["old_log_probs"]
         ratio = jnp.exp(jnp.clip(change, -20.0, 20.0))
-        clipped = losses.ppo_clipped(fixed_log_probs, carried["old_log_probs"], carried["advantages"], clip=config.clip)
+        clipped = losses.ppo_clipped(
+            fixed_log_probs,
+            carried["old_log_probs"],
+            carried["advantages"],
+            clip=config.clip,
+            dual_clip=config.dual_clip,
+        )
         metrics: Metrics = {
             "policy/approxkl": (total(0.5 * jnp.square(change), mask), tokens),
             "policy/clipfrac": (total(clipped.astype(jnp.float32), mask), tokens),
@@ -104,8 +110,10 @@ def ppo_loss(models: ActorCritic, config: PPOFitConfig) -> training.LossFunction
             "val/ratio_var": (total(jnp.square(ratio - 1), mask), tokens),
         }
         if config.value_clip is not None:
-            moved = jnp.abs(fixed_values - carried["old_values"]) > config.value_clip
-            metrics["val/clipfrac"] = (total(moved.astype(jnp.float32), value_mask), value_tokens)
+            held = losses.ppo_value_clipped(
+                fixed_values, carried["old_values"], carried["returns"], clip=config.value_clip
+            )
+            metrics["val/clipfrac"] = (total(held.astype(jnp.float32), value_mask), value_tokens)
         return terms, metrics
 
     return loss
@@ -184,6 +192,9 @@ def make_ppo_step(
             jnp.int32(0), jnp.zeros((), bool), jnp.ones((), bool), state.params, state.optimizer_state, zeros, zeros,
         )  # fmt: skip
         index, stopped, finite, params, optimizer_state, sums, first = jax.lax.while_loop(goes_on, body, start)
+        if config.stop_kl is not None:  # steps that were not taken still count: the rate falls over the run
+            following = training.at_update(optimizer_state, (state.step + 1) * steps)
+            optimizer_state = training.select(finite, following, optimizer_state)
         report |= _renamed(sums) | {f"first_minibatch/{name}": first[f"{group}/{name}"] for group, name in _FIRST}
         report |= {
             "policy/optimizer_steps": (index - stopped, 1.0),

@@ -12,10 +12,12 @@ from typing import Any
 
 from jaxalign import data, models, sampling
 from jaxalign.errors import InputError
+from jaxalign.models import RewardModel
 from jaxalign.recipes._reward_rater import RewardModelReward
+from jaxalign.recipes._run import weights_name
 from jaxalign.sampling import TextReward
 
-__all__ = ["load_function", "load_text_reward"]
+__all__ = ["identity_of", "load_function", "load_text_reward"]
 
 _FUNCTION = re.compile(r"(?P<source>.+):(?P<name>[^\W\d]\w*(\.[^\W\d]\w*)*)")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -56,6 +58,18 @@ def load_text_reward(
         return sampling.classifier_reward(folder, label=label, batch_size=batch_size, truncation=truncation)
     except InputError as error:
         raise InputError(f"{flag}: {error}") from error
+
+
+def identity_of(rater: TextReward | RewardModel) -> str | None:
+    """What a folder's rater is, by content: weights, mean and scale; None of a function, which cannot be read.
+
+    The folder may hold another by the time a run continues.
+    """
+    if isinstance(rater, RewardModelReward):
+        rater = rater.model
+    if isinstance(rater, RewardModel):
+        return f"{weights_name(rater.params)} mean {rater.mean!r} std {rater.std!r}"
+    return weights_name(rater.params) if isinstance(rater, sampling.ClassifierReward) else None
 
 
 def load_function(spec: str, *, flag: str) -> Callable[..., Any] | None:

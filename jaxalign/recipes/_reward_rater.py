@@ -43,9 +43,9 @@ class RewardModelReward:
         self._limit = Truncation(max_length=model.config.max_positions, prompt="error", completion="error")
 
     @property
-    def params(self) -> Any:
-        """The model's parameters."""
-        return self._model.params
+    def model(self) -> RewardModel:
+        """The reward model."""
+        return self._model
 
     def __call__(
         self, prompts: Sequence[Any], completions: Sequence[str], *, finished: Sequence[bool] | None = None

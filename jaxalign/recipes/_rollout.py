@@ -74,10 +74,11 @@ class RolloutSource:
         mesh: Mesh,
         *,
         pad_token: int,
+        last: int | None = None,
     ) -> None:
         self._model_config, self._frozen, self._prompts, self._texts = model_config, frozen, prompts, texts
         self._pass, self._config, self._mesh = rollout_pass, config, mesh
-        self._pad_token = pad_token
+        self._pad_token, self._last = pad_token, last
         lengths = np.asarray([len(prompt.tokens) for prompt in prompts], np.int64)
         self._width = int(lengths.max())
         room = model_config.max_positions - config.max_new_tokens
@@ -105,7 +106,7 @@ class RolloutSource:
         """
         rollout = self._ahead if self._ahead and self._ahead.number == number else self._begin(state, number)
         self._ahead = None
-        ahead = self._begin(state, number + 1, staleness=1) if self._rater else None
+        ahead = self._begin(state, number + 1, staleness=1) if self._rater and number != self._last else None
         started = time.monotonic()
         batch = rollout.batch
         if self._texts.reward is not None:

@@ -113,6 +113,8 @@ def _adapted(model_config: ModelConfig, params: Params, config: TrainConfig) -> 
     split_config, base = models.restack(model_config, params, (layers, rest) if layers else (rest,))
     split_config = split_config.replace(lora=config.lora)
     key = jax.random.fold_in(jax.random.key(config.seed), ADAPTER)
+    if split_config.labels:  # a critic's adapter beside a policy's
+        key = jax.random.fold_in(key, split_config.labels)
     try:
         adapter = models.init_lora(split_config, key)
     except InputError as error:

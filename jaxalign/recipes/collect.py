@@ -13,11 +13,10 @@ from jaxalign.data import Truncation
 from jaxalign.errors import InputError
 from jaxalign.recipes._collect import collect_preferences
 from jaxalign.recipes._collection import CollectSettings
-from jaxalign.recipes._raters import load_function, load_text_reward
-from jaxalign.recipes._reward_rater import RewardModelReward
-from jaxalign.recipes._run import load_tokenizer, say, weights_name
+from jaxalign.recipes._raters import identity_of, load_function, load_text_reward
+from jaxalign.recipes._run import load_tokenizer, say
 from jaxalign.recipes._sheet import PeopleAsk
-from jaxalign.sampling import ClassifierReward, TextJudge, TextReward
+from jaxalign.sampling import TextJudge, TextReward
 
 __all__ = ["CollectConfig", "run"]
 
@@ -86,8 +85,8 @@ def run(config: CollectConfig) -> None:
     identity: dict[str, Any] = {}
     if config.rater is not None:
         rater = load_text_reward(config.rater, flag="--rater")
-        if isinstance(rater, RewardModelReward | ClassifierReward):  # its folder may hold another by then
-            identity["weights of --rater"] = weights_name(rater.params)
+        if (known := identity_of(rater)) is not None:
+            identity["weights of --rater"] = known
     elif config.judge is not None:
         judge = load_function(config.judge, flag="--judge")
         if judge is None:

@@ -18,18 +18,20 @@ from jaxalign.errors import InputError
 from jaxalign.models import RewardModel
 from jaxalign.recipes._config import FolderConfig
 from jaxalign.recipes._ppo import fit_ppo
-from jaxalign.recipes._ppo_config import PPO_PRESETS, PPOFitConfig
-from jaxalign.recipes._raters import load_text_reward
+from jaxalign.recipes._ppo_config import PPO_PRESETS, PRESET_YIELDS, PPOFitConfig
+from jaxalign.recipes._raters import identity_of, load_text_reward
 from jaxalign.recipes._run import load_tokenizer, same_shape, say, weights_name, write_final
 from jaxalign.sampling import TextReward
 
-__all__ = ["PRESETS", "PPOConfig", "run"]
+__all__ = ["ALIASES", "PRESETS", "PRESET_YIELDS", "PPOConfig", "run"]
 
 PRESETS = PPO_PRESETS
+ALIASES = {"--beta": "--kl-coefficient"}
+"""Other names of flags: beta is what every method here calls the weight of its KL."""
 
 
 @dataclass(frozen=True, kw_only=True)
-class PPOConfig(FolderConfig, PPOFitConfig):
+class PPOConfig(PPOFitConfig, FolderConfig):
     """Train a policy with PPO."""
 
     reward_model: str | None = None
@@ -49,8 +51,7 @@ class PPOConfig(FolderConfig, PPOFitConfig):
     """A prompt over its limit: stop and name it, keep its end, or leave the record out and count it."""
 
     def __post_init__(self) -> None:
-        FolderConfig.__post_init__(self)
-        PPOFitConfig.__post_init__(self)
+        super().__post_init__()
         if (self.reward is None) == (self.reward_model is None):
             raise InputError("--reward-model or --reward: give one of the two")
         if self.max_prompt_length < 1:
@@ -89,14 +90,16 @@ def run(config: PPOConfig) -> None:
     reward: TextReward | RewardModel
     if config.reward_model is not None:
         reward = _reward_model("--reward-model", config.reward_model, tokenizer)
-        identity["weights of --reward-model"] = weights_name(reward.params)
+        identity["weights of --reward-model"] = identity_of(reward)
     else:
         assert config.reward is not None
         reward = load_text_reward(config.reward)
+        if (known := identity_of(reward)) is not None:
+            identity["weights of --reward"] = known
     critic = None
     if config.critic_model is not None:
         critic = _reward_model("--critic-model", config.critic_model, tokenizer)
-        identity["weights of --critic-model"] = weights_name(critic.params)
+        identity["weights of --critic-model"] = identity_of(critic)
     model_config, params = models.load_pretrained(config.model, mesh=mesh)
     identity["weights of --model"] = weights_name(params)
     reference = None

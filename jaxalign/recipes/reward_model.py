@@ -20,22 +20,28 @@ from jax.sharding import Mesh
 
 from jaxalign import data, evaluation, models, sharding
 from jaxalign.data import Example
+from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes._cached import example_scores
 from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._fit import FitResult
 from jaxalign.recipes._objective import Params
 from jaxalign.recipes._reward import RewardObjective, reward_objective
-from jaxalign.recipes._run import run_recipe, say
+from jaxalign.recipes._run import load_tokenizer, run_recipe, say
 from jaxalign.training import OptimizerConfig
 
 __all__ = ["RewardModelConfig", "moments", "pair_margins", "run"]
+
+# Folded into the seed's key to make the score head.
+SCORE = 0x5343_4F52
 
 
 @dataclass(frozen=True, kw_only=True)
 class RewardModelConfig(RewardObjective, RunConfig):
     """Train a reward model on preferences."""
 
+    eval_every: int = 0
+    """With ``eval_dataset``: evaluate every N steps; 0 = ten times over the run."""
     batch_size: int = 64
     """Rows in one update (all devices together): a pair (or all answers to one prompt) a row, or several packed."""
     optimizer: OptimizerConfig = field(
@@ -59,13 +65,16 @@ def run(config: RewardModelConfig) -> None:
     ``evaluation.json`` (and drawn, where matplotlib is installed).
     """
 
+    # Read before hours of training, as the records are.
+    demonstrations = None if config.normalise_dataset is None else _demonstrations(config)
+
     def with_head(model_config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:
         if model_config.labels == 1:  # a reward model that goes on
             return model_config, params
-        return models.add_score_head(model_config, params, jax.random.key(config.seed))
+        return models.add_score_head(model_config, params, jax.random.fold_in(jax.random.key(config.seed), SCORE))
 
     def write(result: FitResult, tokenizer: Any, examples: list[Example], eval_examples: list[Example]) -> None:
-        _write(config, result, tokenizer, examples, eval_examples)
+        _write(config, result, tokenizer, examples if demonstrations is None else demonstrations, eval_examples)
 
     run_recipe(
         config,
@@ -109,11 +118,23 @@ def pair_margins(
     )
 
 
+def _demonstrations(config: RewardModelConfig) -> list[Example]:
+    try:
+        return data.build_examples(
+            data.load_records(str(config.normalise_dataset), on_bad_row=config.on_bad_row),
+            load_tokenizer(config.model),
+            truncation=config.truncation,
+            on_bad_row=config.on_bad_row,
+        )[0]
+    except InputError as error:
+        raise InputError(f"--normalise-dataset: {error}") from error
+
+
 def _write(
     config: RewardModelConfig,
     result: FitResult,
     tokenizer: Any,
-    examples: list[Example],
+    measured: list[Example],
     eval_examples: list[Example],
 ) -> None:
     final, mesh = config.output_dir / "final", sharding.parse_mesh(config.mesh)
@@ -123,25 +144,24 @@ def _write(
         {name: part for name, part in result.params.items() if name != "score"},
     )
     params["score"] = result.params["score"]  # float32 whatever the rest is, as it is computed
-    source, measured = f"best answers of {config.dataset}", examples
-    if config.normalise_dataset is not None:
-        source = config.normalise_dataset
-        measured, _ = data.build_examples(
-            data.load_records(config.normalise_dataset, on_bad_row=config.on_bad_row),
-            tokenizer,
-            truncation=config.truncation,
-            on_bad_row=config.on_bad_row,
-        )
-    mean, std, count = moments(result.config, params, measured, mesh=mesh, batch_size=config.batch_size)
-    model = RewardModel(
-        result.config.replace(compute_dtype="float32"), params, mean, std if config.normalise_variance else 1.0
-    )
+    source = config.normalise_dataset or f"the best answers of {config.dataset}"
+    scored = result.config.replace(compute_dtype="float32")  # as the folder is computed by whoever loads it
+    mean, std, count = moments(scored, params, measured, mesh=mesh, batch_size=config.batch_size)
+    model = RewardModel(scored, params, mean, std if config.normalise_variance else 1.0)
     models.save_reward_model(final, model, tokenizer, measured_on=source, measured_answers=count, measured_std=std)
-    lines = [f"{result.step} steps done; the reward model is in {final}, its mean {mean:.4f} taken off {count} answers"]
+    lines = [
+        f"{result.step} steps done; the reward model is in {final}, its rewards less their mean {mean:.4f} over "
+        f"{count} answers ({source})"
+    ]
     if eval_examples:
-        margins = pair_margins(result.config, params, eval_examples, mesh=mesh, batch_size=config.batch_size)
+        margins = pair_margins(scored, params, eval_examples, mesh=mesh, batch_size=config.batch_size)
         found = evaluation.calibration(margins)
-        content = {"step": result.best_step, "dataset": config.eval_dataset, **dataclasses.asdict(found)}
+        content = {
+            "step": result.best_step,
+            "dataset": config.eval_dataset,
+            "note": "the checkpoint was chosen by its accuracy on these pairs; intervals take pairs as independent",
+            **dataclasses.asdict(found),
+        }
         if jax.process_index() == 0:
             path = config.output_dir / "evaluation.json"
             path.write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")

@@ -71,10 +71,12 @@ def _checked(scores: Any, count: int, named: Callable[[int], str], start: int) -
     if array.shape != (count,):
         what = f"shape {list(array.shape)}" if array.ndim != 1 else f"{len(array)}"
         raise Defect(f"expected {count} {'scores' if count > 1 else 'score'}, one a prompt, got {what}")
-    bad = np.flatnonzero(~np.isfinite(array))
+    with np.errstate(over="ignore"):
+        bad = np.flatnonzero(~np.isfinite(array.astype(np.float32)))
     if bad.size:
-        index = start + int(bad[0])
-        raise Defect(f"the score of {named(index)} is not finite: {array[bad[0]]}", index)
+        index, score = start + int(bad[0]), array[bad[0]]
+        what = "beyond float32" if np.isfinite(score) else "not finite"
+        raise Defect(f"the score of {named(index)} is {what}: {score}", index)
     return array
 
 

@@ -12,7 +12,7 @@ from jaxalign.training._evaluate import evaluate, make_eval_step
 from jaxalign.training._fingerprint import fingerprint
 from jaxalign.training._loop import LoopResult, MakeBatch, run_loop
 from jaxalign.training._metrics import MetricWriter, means
-from jaxalign.training._optimizers import OptimizerConfig, decay_mask, make_optimizer, make_schedule
+from jaxalign.training._optimizers import OptimizerConfig, at_update, decay_mask, make_optimizer, make_schedule
 from jaxalign.training._progress import Progress
 from jaxalign.training._state import TrainState, copy_tree, create_state, state_shapes, state_shardings
 from jaxalign.training._step import TrainStep, jit_step, make_train_step
@@ -46,6 +46,7 @@ __all__ = [
     "TrainingError",
     "Update",
     "Updated",
+    "at_update",
     "cast_parameters",
     "check_config",
     "copy_tree",

@@ -99,7 +99,8 @@ def run_loop(
         evaluate: ``(step, state) -> values``, written as a row of their own; before the first update of a new run,
             every ``evaluate_every`` updates and after the last. It must not keep or donate the state's arrays.
         evaluate_every: updates between evaluations; 0 evaluates only at the beginning and the end.
-        observe: called with every step's number and metrics (one step late); what it raises ends the run.
+        observe: called with every step's number and metrics (one step late where batches are at hand);
+            what it raises ends the run.
         identify: batch -> record ids, for the message about a non-finite step.
         count_tokens: batch -> number of tokens (of all processes).
         to_save: state -> what a checkpoint holds of it, where that is more than the step sees.
@@ -179,6 +180,8 @@ def run_loop(
                 state, metrics = step(state, frozen, placed)
                 index, position = index + 1, position + 1
                 late, pending = pending, _Pending(index, metrics, batch, described)
+                if callable(batches):  # the next batch waits for this step anyway: so its seconds are its own
+                    late, pending = pending, None
                 if late:
                     values = read(late)
                 if index == max_steps:
@@ -188,7 +191,7 @@ def run_loop(
                     break
                 saves = checkpoints is not None and save_every > 0 and index % save_every == 0
                 evaluates = evaluate is not None and evaluate_every > 0 and index % evaluate_every == 0
-                if saves or evaluates:
+                if pending and (saves or evaluates):
                     late, pending = pending, None
                     values = read(late)
                 if evaluates:

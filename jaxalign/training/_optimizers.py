@@ -104,6 +104,15 @@ def make_schedule(config: OptimizerConfig, total_steps: int) -> Schedule:
     return schedule
 
 
+def at_update(state: optax.OptState, count: Any) -> optax.OptState:
+    """The optimizer's state with its schedule at update ``count``; moments and their bias correction stay."""
+
+    def of_schedule(path: Any, _: Any) -> bool:
+        return getattr(path[-1], "tuple_name", "") == "ScaleByScheduleState"
+
+    return optax.tree_utils.tree_set(state, of_schedule, count=jnp.asarray(count, jnp.int32))
+
+
 def decay_mask(params: Any) -> Any:
     """Return a tree of bools like ``params``: True where weight decay acts.
 

@@ -36,6 +36,11 @@ def test_wilsons_interval():
     assert (found.low, found.high) == (pytest.approx(0.4902, abs=5e-5), pytest.approx(0.9433, abs=5e-5))
 
 
+def test_all_right_ends_at_one():
+    assert calibration([1.0, 2.0]).high == 1.0
+    assert calibration([-1.0, -2.0]).low == 0.0
+
+
 def test_a_tie_is_half_right_and_knows_nothing():
     found = calibration([0.0, 0.0, 0.0])
     assert found.accuracy == 0.5

@@ -30,6 +30,7 @@ ELSEWHERE = {
     "ppo_clipped",
     "ppo_policy",
     "ppo_value",
+    "ppo_value_clipped",
     "whiten",
     "wpo_weights",
 }

@@ -47,9 +47,18 @@ def test_policy_loss(dual_clip):
 
 
 @pytest.mark.usefixtures("float64")
-def test_where_the_gradient_ends_is_what_the_clip_fraction_counts():
-    gradient = jax.grad(lambda new: losses.ppo_policy(new, OLD, ADVANTAGES).sum())(jnp.asarray(NEW))
-    clipped = losses.ppo_clipped(NEW, OLD, ADVANTAGES)
+@pytest.mark.parametrize("dual_clip", [None, 1.5])
+def test_where_the_gradient_ends_is_what_the_clip_fraction_counts(dual_clip):
+    gradient = jax.grad(lambda new: losses.ppo_policy(new, OLD, ADVANTAGES, dual_clip=dual_clip).sum())(NEW)
+    clipped = losses.ppo_clipped(NEW, OLD, ADVANTAGES, dual_clip=dual_clip)
+    assert 0 < clipped.sum() < clipped.size
+    np.testing.assert_array_equal(gradient == 0, clipped)
+
+
+@pytest.mark.usefixtures("float64")
+def test_where_the_critics_gradient_ends_is_what_its_clip_fraction_counts():
+    gradient = jax.grad(lambda new: losses.ppo_value(new, OLD_VALUES, RETURNS).sum())(VALUES)
+    clipped = losses.ppo_value_clipped(VALUES, OLD_VALUES, RETURNS)
     assert 0 < clipped.sum() < clipped.size
     np.testing.assert_array_equal(gradient == 0, clipped)
 
