@@ -277,7 +277,13 @@ def _report(
             "## The reward model on held-out preferences",
             f"Accuracy {reward_model['accuracy']:.3f} [{reward_model['low']:.3f}, {reward_model['high']:.3f}] on "
             f"{reward_model['pairs']} pairs, log loss {reward_model['log_loss']:.3f} nats (knowing nothing: 0.693), "
-            f"expected calibration error {reward_model['expected_calibration_error']:.3f}.",
+            f"expected calibration error {reward_model['expected_calibration_error']:.3f}. The checkpoint was chosen "
+            "by its accuracy on these pairs; intervals take pairs as independent."
+            + (
+                f" It learns from {study.rlhf.reward_extra_prompts} prefixes more than the other methods do."
+                if study.rlhf.reward_extra_prompts
+                else ""
+            ),
         ]
     parts += ["## Raters on held-out text (accuracy)", evaluation.markdown_table(raters)]
     return "\n\n".join(parts) + "\n"

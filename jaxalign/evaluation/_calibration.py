@@ -29,7 +29,7 @@ class CalibrationBin:
 
 @dataclass(frozen=True)
 class Calibration:
-    """What a preference model knows of pairs that it has not seen."""
+    """What a preference model knows of pairs that it was not trained on."""
 
     accuracy: float
     """Share of pairs whose chosen answer has the higher reward; equal rewards count one half."""

@@ -74,6 +74,10 @@ def test_a_python_function_is_a_reward_and_one_that_fails_is_named(shell, refuse
         (("--reward", "no_such_module:function"), "--reward"),
         (("--reward", "json:dumps", "--max-prompt-length", 2), "--max-prompt-length|room is for 2"),
         (("--reward", "json:dumps", "--minibatches", 3), "--minibatches: 3"),
+        (("--reward", "json:dumps", "--mesh", "data=8"), "4 episodes do not divide into --minibatches 1 x"),
+        (("--reward", "json:dumps", "--missing-eos-penalty", -1), "--missing-eos-penalty: must be at least 0"),
+        (("--reward", "json:dumps", "--missing-eos-score", "nan"), "--missing-eos-score: must be finite"),
+        (("--reward", "json:dumps", "--beta", -1), "--kl-coefficient: must be at least 0"),
         (("--preset", "nothing"), "--preset: expected one of summarisation"),
     ],
 )
@@ -103,5 +107,54 @@ def test_a_preset_gives_way_to_flags():
     assert "--max-new-tokens" not in flags
     with pytest.raises(InputError, match="--preset"):
         with_preset(["--preset"], ppo.PRESETS)
+    flags = with_preset(
+        ["--preset", "summarisation", "--epochs", "2", "--missing-eos-penalty=1"], ppo.PRESETS, ppo.PRESET_YIELDS
+    )
+    assert "--max-steps" not in flags
+    assert "--missing-eos-score" not in flags
     config = ppo.PPOFitConfig(**ppo.PRESETS["summarisation"])
     assert (config.missing_eos_score, config.score_at, config.temperature) == (-1.0, "after_eos", 0.7)
+
+
+def test_another_reward_is_another_run(shell, refused, model, files, reward_folder, tmp_path):
+    """Its zero and scale too, and also where it is given as a text reward: by content, not by name."""
+    import shutil
+
+    folder = tmp_path / "reward"
+    for kind, flag in enumerate(("--reward-model", "--reward")):
+        shutil.rmtree(folder, ignore_errors=True)
+        shutil.copytree(reward_folder, folder)
+        flags = ("ppo", "--model", model, flag, folder, "--dataset", files["pairs"], *SMALL)
+        flags += ("--output-dir", tmp_path / f"run{kind}")
+        assert shell(*flags)[0] == 0
+        said = json.loads((folder / "reward.json").read_text())
+        (folder / "reward.json").write_text(json.dumps(said | {"mean": said["mean"] + 5}))
+        assert f"weights of {flag}" in refused(*flags, "--max-steps", 3)
+
+
+def test_help_names_presets_and_beta(shell):
+    status, output, _ = shell("ppo", "--help")
+    assert status == 0
+    said = " ".join(output.split())
+    assert "summarisation" in said
+    assert "--beta is another name of --kl-coefficient" in said
+
+
+def test_demonstrations_are_read_before_training(shell, refused, model, files, tmp_path):
+    flags = ("reward", "--model", model, "--dataset", files["pairs"], "--max-steps", 1, "--batch-size", 4, "--mesh")
+    flags += ("data=1", "--output-dir", tmp_path / "run")
+    assert "--normalise-dataset: " in refused(*flags, "--normalise-dataset", tmp_path / "none.jsonl")
+    assert not (tmp_path / "run").exists()
+    assert shell(*flags)[0] == 0
+    # What zero is decides no update, so that a run which is done can be given another.
+    status, _, errors = shell(*flags, "--normalise-dataset", files["demonstrations"])
+    assert status == 0, errors
+    assert json.loads((tmp_path / "run/final/reward.json").read_text())["measured_on"] == str(files["demonstrations"])
+
+
+def test_the_best_of_ten_evaluations_by_default(shell, model, files, tmp_path):
+    flags = ("reward", "--model", model, "--dataset", files["pairs"], "--eval-dataset", files["pairs"], "--mesh")
+    flags += ("data=1", "--max-steps", 20, "--batch-size", 4, "--output-dir", tmp_path / "run")
+    assert shell(*flags)[0] == 0
+    rows = [json.loads(line) for line in (tmp_path / "run/metrics.jsonl").read_text().splitlines()]
+    assert [row["step"] for row in rows if "eval/rewards/accuracy" in row] == list(range(0, 21, 2))

@@ -196,6 +196,24 @@ def test_the_critic_starts_at_zero_without_a_reward_model(plain):
     assert plain[1][1]["val/value_mean"] != 0
 
 
+def test_the_rate_falls_over_the_run_also_where_rollouts_are_given_up(prompts, tmp_path):
+    """Steps that ``stop_kl`` does not take count for the schedule: what is logged is what was applied."""
+    falling = dataclasses.replace(ADAM, schedule="linear")
+    config = settings(optimizer=falling, stop_kl=1e-9, minibatches=4, ppo_epochs=1)
+    rows = fit(prompts, config, folder=tmp_path)[1]
+    assert [row["policy/optimizer_steps"] for row in rows] == [1, 1, 1]
+    np.testing.assert_allclose([row["lr"] for row in rows], [1e-2, 1e-2 * 2 / 3, 1e-2 / 3], rtol=FLOAT32)
+    state = training.make_optimizer(falling, 12)[0].init({"w": np.zeros(3, np.float32)})
+    counts = [leaf for leaf in jax.tree.leaves(training.at_update(state, 8)) if np.ndim(leaf) == 0]
+    assert sorted(map(int, counts)) == [0, 8]  # Adam's own count stays
+
+
+def test_the_seconds_of_an_update_are_its_own(plain):
+    """The last row is not read while nothing follows it: its time is a rollout's and its steps'."""
+    for row in plain[1]:
+        assert row["seconds"] > row["rollout/seconds"]
+
+
 def raises(contents, completions):
     if any(content.startswith(" the") for content in contents):
         raise RuntimeError("no opinion")

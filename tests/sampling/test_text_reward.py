@@ -59,6 +59,7 @@ def test_no_texts_are_not_rated():
         ([1.0], "expected 2 scores, one a prompt, got 1, called with prompt 0 and the 1 after it"),
         ([[1.0, 2.0]], r"expected 1 score, one a prompt, got shape \[1, 2\], called with prompt 0 alone"),
         (0.5, r"got shape \[\], called with prompt 0 alone"),
+        ([1.0, 1e39], r"score of prompt 1 is beyond float32: 1e\+39 \(prompt 'bb', completion ' one'\)"),
         ([1.0, float("inf")], r"score of prompt 1 is not finite: inf \(prompt 'bb', completion ' one'\)"),
         (jnp.asarray([1.0, jnp.nan]), r"score of prompt 1 is not finite: nan \(prompt 'bb', completion ' one'\)"),
         ([1.0, None], r"score of prompt 1 is not a number: None \(prompt 'bb', completion ' one'\)"),
