@@ -25,7 +25,9 @@ class SampleConfig:
     prompts: Path | None = None
     """A file of records with a field ``prompt`` (text or messages), beside or instead of ``prompt``."""
     output: Path | None = None
-    """Write ``{"prompt", "completion", "finished", "log_prob"}`` a line here; None prints the texts."""
+    """Write ``{"prompt", "completion", "finished", "log_prob"}`` a line here; None prints the texts. ``finished``: it
+    ended with its EOS (of messages: its end of turn), not with a stop string or cut; ``log_prob`` is that of all tokens
+    sampled, those of a stop string too."""
     max_new_tokens: int = 64
     """Most tokens of a completion."""
     samples_per_prompt: int = 1
@@ -45,7 +47,8 @@ class SampleConfig:
     dtype: Literal["float32", "bfloat16"] = "float32"
     """Type of activations."""
     seed: int = 0
-    """The same seed, prompt and place in the list give the same completion, whatever is sampled beside it."""
+    """The same seed, prompt and place in the list give the same completion, whatever is sampled beside it (but for
+    float rounding, where the number of rows differs)."""
 
 
 def run(config: SampleConfig) -> None:
@@ -106,13 +109,14 @@ def run(config: SampleConfig) -> None:
         except InputError as error:
             raise InputError(_as_flags(str(error), [places[index] for index in chosen])) from None
         texts = _texts(samples, encoder, stops, config.stop_strings)
+        ended = [tokens[-1] in stops for tokens in samples.responses()]
         for at, text in enumerate(texts):
             prompt, sample = divmod(at, config.samples_per_prompt)
             index = chosen[prompt]
             rows[index * config.samples_per_prompt + sample] = {
                 "prompt": records[index]["prompt"],
                 "completion": text,
-                "finished": bool(samples.finished[at]),
+                "finished": ended[at],
                 "log_prob": float((samples.log_probs[at] * samples.mask[at]).sum()),
             }
     if config.output is None:

@@ -24,8 +24,9 @@ from jaxalign.sampling import TextJudge, TextReward
 
 __all__ = ["Collected", "collect_preferences"]
 
-# What may change between a collection and its continuation: it changes no sample and no rating.
-UNCHECKED = frozenset({"batch_size", "records", "margin", "output", "sheet"})
+# What may change between a collection and its continuation: it changes no sample and no rating. (Another batch size
+# rounds otherwise.)
+UNCHECKED = frozenset({"records", "margin", "output", "sheet"})
 
 
 @dataclass(frozen=True)
@@ -115,11 +116,18 @@ def collect_preferences(
         "weights of --model": weights_name(params),
         **(identity or {}),
     }
-    begun = (folder / "samples.jsonl").exists()
+    if config.margin and config.records == "all" and (judge is not None or people == "comparisons"):
+        raise InputError("--margin: a comparison says which answer is better, not by how much; it needs ratings")
+    begun = any((folder / name).exists() for name in ("samples.jsonl", "ratings.jsonl"))
     check_settings(folder / "settings.json", described, begun=begun)
 
     samples = Journal(folder / "samples.jsonl", total=len(prompts), block=config.save_every)
     ratings = Journal(folder / "ratings.jsonl", total=len(prompts), block=config.save_every)
+    if len(ratings.rows) > len(samples.rows):
+        raise InputError(
+            f"{folder}: ratings.jsonl has {len(ratings.rows)} rows, samples.jsonl {len(samples.rows)}: ratings of "
+            "samples that are no longer there; remove the rows beyond, or the folder"
+        )
     for start in range(0, len(prompts), config.save_every):
         stop = min(start + config.save_every, len(prompts))
         todo = False

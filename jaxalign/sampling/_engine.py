@@ -18,6 +18,8 @@ from jaxalign.models import Cache, ModelConfig
 from jaxalign.sampling._logits import next_token, uniforms
 
 Params = dict[str, Any]
+# Attention scores of one head that a prefill may hold at once; beyond them prompts are computed one after the other.
+PREFILL_SCORES = 2**22
 # Of Rows, what has its rows on the second axis.
 STEP_MAJOR = ("tokens", "log_probs")
 
@@ -126,7 +128,24 @@ def prefill_prefix(config: ModelConfig, cache_dtype: str | None, params: Params,
 
 @functools.partial(jax.jit, static_argnames="config")
 def stage(config: ModelConfig, params: Params, prefix: Cache, tokens: jax.Array, lengths: jax.Array) -> Staged:
-    """Compute U prompts behind the prefix: tokens int32 ``[U, T]``, right-padded; lengths int32 ``[U]``."""
+    """Compute U prompts behind the prefix: tokens int32 ``[U, T]``, right-padded; lengths int32 ``[U]``.
+
+    Long ones a few at a time: attention's scores are as large as the square of the length.
+    """
+    prompts, width = tokens.shape
+    shards = models.row_shards()
+    together = max(1, PREFILL_SCORES // (width * (prefix.columns + width)) // shards) * shards
+    if prompts <= together:
+        return _stage(config, params, prefix, tokens, lengths)
+    groups = -(-prompts // together)
+    missing = groups * together - prompts
+    tokens = jnp.pad(tokens, ((0, missing), (0, 0))).reshape(groups, together, width)
+    lengths = jnp.pad(lengths, (0, missing), constant_values=1).reshape(groups, together)
+    staged = jax.lax.map(lambda group: _stage(config, params, prefix, *group), (tokens, lengths))
+    return jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:])[:prompts], staged)
+
+
+def _stage(config: ModelConfig, params: Params, prefix: Cache, tokens: jax.Array, lengths: jax.Array) -> Staged:
     prompts, width = tokens.shape
     start = prefix.columns
     cache = prefix.broadcast(prompts).widen(width)

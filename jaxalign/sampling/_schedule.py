@@ -132,6 +132,7 @@ class Schedule:
         for row, prompt in enumerate(chosen):
             lengths[row] = len(self._work.prompts[prompt])
             tokens[row, : lengths[row]] = self._work.prompts[prompt]
+        self._staged = None  # spent: not held beside the next
         self._staged = engine.stage(self._config, self._params, self._prefix, tokens, lengths)
         self._staged_from, self._staged_to = self._next, self._next + len(chosen) * samples
         if self._rows is None:

@@ -107,9 +107,39 @@ def test_the_samples_are_the_samplers(collect, talker):
         assert row["finished"] == [bool(found.finished[0])] * 3
 
 
+def test_every_prompt_is_sampled_with_its_own_seed(collect, talker):
+    """What is sampled for a prompt is what the sampler gives it alone, whichever block it stands in."""
+    tokenizer, key = toy.tokenizer(), jax.random.fold_in(jax.random.key(SETTINGS["seed"]), _collection.SAMPLES)
+    for index, row in enumerate(rows(collect(records="ratings"))):
+        place = PROMPTS.index(row["prompt"])
+        found = sampling.generate(
+            toy.SHAPES["gpt2"], talker, [tokenizer.encode(row["prompt"])], key, max_new_tokens=12, temperature=0.8,
+            stop_tokens=(tokenizer.eos_token_id,), samples_per_prompt=3, seeds=[place],
+        )  # fmt: skip
+        texts = [
+            tokenizer.decode(ids[:-1] if ended else ids)
+            for ids, ended in zip(found.responses(), found.finished, strict=True)
+        ]
+        assert [text for text in texts if text] == row["responses"], index
+
+
+def test_ratings_of_samples_that_are_gone_are_not_taken_for_others(collect):
+    result = collect("gone")
+    next(result.output.parent.glob("*/samples.jsonl")).unlink()
+    with pytest.raises(InputError, match="--seed: was 1"):
+        collect("gone", seed=7)
+    with pytest.raises(InputError, match="ratings of samples that are no longer there"):
+        collect("gone")
+
+
+def test_a_margin_of_comparisons_is_refused(collect):
+    with pytest.raises(InputError, match="--margin: a comparison says"):
+        collect("m", judge=longer, records="all", margin=True)
+
+
 def test_seed_decides_and_batch_size_does_not(collect, reference):
     assert collect("b", batch_size=3).output.read_bytes() == reference[0]
-    assert collect("d", save_every=2).output.read_bytes() == reference[0]
+    assert collect("d", save_every=3).output.read_bytes() == reference[0]
     assert collect("c", seed=2).output.read_bytes() != reference[0]
 
 

@@ -161,10 +161,11 @@ def test_equal_prompts_with_equal_seeds_have_equal_samples():
 RAGGED = {"lengths": [9, 1, 30, 4, 12, 7, 2, 18, 5, 26, 3], "limits": [20, 3, 20, 9, 1, 20, 14, 20, 6, 2, 20]}
 
 
+@pytest.mark.parametrize("windows", [(None,), (5, None)], ids=["whole", "windows"])
 @pytest.mark.parametrize("family", FAMILIES)
-def test_refilling_changes_no_sample(family, steps_run):
+def test_refilling_changes_no_sample(family, windows, steps_run):
     """Rows taken over in the middle of others' responses, the ring of columns gone round, caches widened on the way."""
-    config = FAMILIES[family]
+    config = FAMILIES[family].replace(windows=windows)
     params, prompts = parameters(config), prompts_of(config, RAGGED["lengths"])
     settings = {"max_new_tokens": RAGGED["limits"], "stop_tokens": range(0, 20), "samples_per_prompt": 2}
     plain = generate(config, params, prompts, KEY, batch_size=4, refill=False, **settings)
@@ -177,6 +178,27 @@ def test_refilling_changes_no_sample(family, steps_run):
     generate(config, params, prompts, KEY, batch_size=4, **settings)
     refilled = steps_run[-1]
     assert plain.mask.sum() / 4 <= refilled < 0.8 * plain_steps
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_refilling_changes_no_token_in_rows_of_one_number(dtype):
+    """Another number of rows may round otherwise, and in bfloat16 that turns tokens."""
+    config = LLAMA.replace(compute_dtype=dtype)
+    params, prompts = parameters(config), prompts_of(config, RAGGED["lengths"])
+    settings = {"max_new_tokens": RAGGED["limits"], "samples_per_prompt": 2, "batch_size": 4}
+    plain, refilled = (generate(config, params, prompts, KEY, refill=refill, **settings) for refill in (False, True))
+    np.testing.assert_array_equal(plain.tokens, refilled.tokens)
+    if dtype == "float32":
+        assert_same(plain, refilled)
+
+
+def test_long_prompts_are_computed_a_few_at_a_time(monkeypatch):
+    params, prompts = parameters(LLAMA), prompts_of(LLAMA, (33, 40, 25, 31, 37))
+    wanted = generate(LLAMA, params, prompts, KEY, max_new_tokens=5, batch_size=5)
+    monkeypatch.setattr(_engine, "PREFILL_SCORES", 2 * 48 * 48)
+    _engine.stage.clear_cache()
+    assert_same(wanted, generate(LLAMA, params, prompts, KEY, max_new_tokens=5, batch_size=5))
+    _engine.stage.clear_cache()
 
 
 def test_order_changes_no_sample_where_seeds_are_given():
@@ -266,12 +288,12 @@ def test_nothing_is_compiled_twice_within_a_bucket(monkeypatch):
     for seed in range(3):
         prompts = prompts_of(LLAMA, [seed + 1, 8, 4, 5], seed)
         generate(LLAMA, params, prompts, jax.random.key(seed), temperature=0.5 + seed, stop_tokens=[seed], **settings)
-    assert len(traces) == first + 1  # a tuple of one stop token is a new shape for the decoding step, once
+    assert len(traces) == first  # seeds, temperatures and stop tokens are data
     generate(LLAMA, params, prompts_of(LLAMA, [9, 8, 4, 5]), KEY, **settings)
-    assert len(traces) == first + 3  # the next bucket
-    limits = [5, 1, 2, 3, 4, 5, 1]
-    generate(LLAMA, params, prompts_of(LLAMA, [3, 8, 5, 2, 6, 7, 1]), KEY, **settings | {"max_new_tokens": limits})
-    assert len(traces) == first + 3  # limits, seeds and refilling are data
+    assert len(traces) == first + 2  # the next bucket
+    for limits in ([5, 1, 2, 3, 4, 5, 1], [1, 1, 7, 3, 2, 8, 1]):
+        generate(LLAMA, params, prompts_of(LLAMA, [3, 8, 5, 2, 6, 7, 1]), KEY, **settings | {"max_new_tokens": limits})
+        assert len(traces) == first + 3  # limits are data, up to their bucket
 
 
 def test_progress_is_reported_as_responses_end():
