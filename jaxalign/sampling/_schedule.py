@@ -16,6 +16,8 @@ from jaxalign.sampling._samples import Samples
 REFILL_SHARE = 8
 # Decoding steps between two looks for stop strings; a row that met one decodes that many in vain at most.
 STEPS_BETWEEN_LOOKS = 8
+# Tokens decoded before those that a stop string may stand in: the first may be a part of a character or of a word.
+SEAM = 8
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,10 @@ class StopStrings:
 
     def end(self, tokens: Sequence[int], known: int) -> int | None:
         """Tokens up to the one that completes a string; none is complete within the first ``known`` of them."""
-        if not self._within(tokens):
+        # A string that ends in a new token begins at most as many tokens before as it has bytes: only there it is
+        # looked for, and what is found is looked at in the whole text, which may read otherwise at a seam.
+        bytes_of_longest = max(len(string.encode()) for string in self.strings)
+        if not self._within(tokens[max(0, known - bytes_of_longest - SEAM) :]) or not self._within(tokens):
             return None
         return next(count for count in range(known + 1, len(tokens) + 1) if self._within(tokens[:count]))
 

@@ -8,6 +8,8 @@ import pytest
 from jaxalign import models
 from jaxalign.errors import InputError
 from jaxalign.sampling import Samples, _engine, generate
+from jaxalign.sampling._schedule import StopStrings
+from tests.data.toy import byte_level
 from tests.sampling.models_under_test import (
     FAMILIES,
     GPT2,
@@ -367,3 +369,33 @@ def test_bad_input(prompts, settings, message):
     params = models.init(LLAMA, KEY)
     with pytest.raises(InputError, match=message):
         generate(LLAMA, params, prompts, KEY, **({"max_new_tokens": 4} | settings))
+
+
+@pytest.mark.parametrize("string", ["☃", "é☃", "b\n", "end of it"])
+def test_stop_strings_of_partial_characters(string):
+    """Byte-level pieces: a character of several tokens is there with its last one, however often one looks."""
+    tokenizer = byte_level()
+    text = "a snowman né☃ab\n, the end of it all " * 3
+    tokens = tokenizer.encode(text, add_special_tokens=False)
+    assert len(tokens) > len(text.split())
+    stop = StopStrings((string,), tokenizer.decode)
+    wanted = next(n for n in range(len(tokens) + 1) if string in tokenizer.decode(tokens[:n]))
+    for step in (1, 3, 8, 50):
+        known, found = 0, None
+        while found is None:
+            found = stop.end(tokens[: known + step], known)
+            known += step
+        assert found == wanted
+
+
+def test_a_look_reads_what_is_new():
+    """Not the whole response every time: looks at N tokens would cost N^2."""
+    read = []
+
+    def decode(tokens):
+        read.append(len(tokens))
+        return "x" * len(tokens)
+
+    stop = StopStrings(("ab", "é"), decode)
+    assert stop.end(list(range(1000)), 992) is None
+    assert sum(read) <= 8 + 2 + 8
