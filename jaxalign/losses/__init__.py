@@ -1,7 +1,8 @@
 """Losses: arrays in, arrays out, unreduced, at least float32.
 
 Here live the token, pair, unpaired and reward losses, the log-probabilities they take, and the masked reductions that
-sum them. Imports jax and nothing of ours: no parameters, no random numbers, no files, no flags.
+sum them. Imports jax and nothing of ours: no parameters, no files, no flags; random
+numbers come of a key that is an argument.
 """
 
 from jaxalign.losses._advantages import generalised_advantages, kl_penalised_rewards, missing_eos_scores
@@ -14,6 +15,7 @@ from jaxalign.losses._divergence import (
 )
 from jaxalign.losses._entropy import fused_token_entropy
 from jaxalign.losses._fused import fused_token_log_probs
+from jaxalign.losses._hindsight import chain_of_hindsight, forgetful_causal_mask
 from jaxalign.losses._policy_gradient import (
     adaptive_kl_coefficient,
     ppo_clipped,
@@ -47,11 +49,13 @@ __all__ = [
     "bco",
     "bco_shift",
     "bradley_terry",
+    "chain_of_hindsight",
     "cross_entropy",
     "discopop",
     "divergence_ratio",
     "dpo",
     "exo",
+    "forgetful_causal_mask",
     "forward_kl_ratio",
     "fused_token_entropy",
     "fused_token_log_probs",

@@ -16,6 +16,8 @@ from tests.tolerances import FLOAT32, FLOAT64
 ELSEWHERE = {
     "adaptive_kl_coefficient",
     "bco_shift",
+    "chain_of_hindsight",
+    "forgetful_causal_mask",
     "fused_token_entropy",
     "fused_token_log_probs",
     "generalised_advantages",
