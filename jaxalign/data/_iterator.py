@@ -7,7 +7,10 @@ import threading
 from collections.abc import Iterator, Sequence
 from typing import Any
 
+import numpy as np
+
 from jaxalign.data._batch import Batch, PairLayout, collate
+from jaxalign.data._drawn import Examples
 from jaxalign.data._example import Example, extra_specs
 from jaxalign.data._plan import BatchPlan, example_sizes
 from jaxalign.errors import InputError
@@ -19,17 +22,19 @@ class BatchSource:
     """Random access to batches: element k is batch k, whatever was read before.
 
     With ``process_count`` processes, each gives its own slice of every batch's rows, ``batch_size / process_count`` of
-    them; the slices in process order are the whole. Raises ``InputError`` when that does not divide.
+    them; the slices in process order are the whole. ``beside`` gives every batch its ``pretraining``: batch k of
+    another source. Raises ``InputError`` when rows do not divide.
     """
 
     def __init__(
         self,
-        examples: Sequence[Example],
+        examples: Examples,
         plan: BatchPlan,
         *,
         process_index: int = 0,
         process_count: int = 1,
         pad_token: int = 0,
+        beside: BatchSource | None = None,
     ) -> None:
         if plan.batch_size % process_count:
             raise InputError(f"batch_size {plan.batch_size} does not divide among {process_count} processes")
@@ -37,8 +42,9 @@ class BatchSource:
             raise InputError(f"process_index {process_index} is not one of {process_count} processes")
         self.plan = plan
         self._examples = examples
-        self._extras = extra_specs(examples)
+        self._extras = extra_specs(examples if isinstance(examples, Sequence) else [examples.draw(0, 0)])
         self._pad_token = pad_token
+        self._beside = beside
         share = plan.batch_size // process_count
         self._slice = slice(process_index * share, (process_index + 1) * share)
         self._lock = threading.Lock()  # the plan caches epochs, readers are threads
@@ -50,17 +56,22 @@ class BatchSource:
     def __getitem__(self, k: int) -> Batch:
         k = int(k)
         with self._lock:
-            rows = self.plan.rows(k)[self._slice]
-        return collate(
-            [[self._examples[index] for index in row] for row in rows],
+            rows = self.plan.entries(k)[self._slice]
+        batch = collate(
+            [[self._example(*entry) for entry in row] for row in rows],
             self.plan.shape,
             extras=self._extras,
             pad_token=self._pad_token,
         )
+        return batch if self._beside is None else batch.replace(pretraining=self._beside[k])
+
+    def _example(self, index: int, used: int) -> Example:
+        examples = self._examples
+        return examples[index] if isinstance(examples, Sequence) else examples.draw(index, used)
 
 
 def make_batches(
-    examples: Sequence[Example],
+    examples: Examples,
     *,
     batch_size: int,
     seed: int = 0,
@@ -72,13 +83,27 @@ def make_batches(
     process_index: int = 0,
     process_count: int = 1,
     pad_token: int = 0,
+    beside: BatchSource | None = None,
 ) -> BatchSource:
     """The batches of examples: a :class:`BatchPlan` of their sizes and the :class:`BatchSource` that follows it.
 
     ``batch_size`` is in rows, over all processes; ``max_length`` in tokens of a row. Raises ``InputError``.
     """
+    drawn, mixture = None, None
+    if isinstance(examples, Sequence):
+        sizes = example_sizes(examples, layout)
+    else:
+        if layout != "shared":
+            raise InputError(f"layout {layout!r}: examples that are drawn are plain sequences, 'shared' is theirs")
+        # In order, as for evaluation, every example is used once.
+        sizes, mixture = examples.sizes, examples.mixture if shuffle else None
+        draw = examples.draw
+
+        def drawn(entries: np.ndarray) -> np.ndarray:
+            return example_sizes([draw(int(index), int(used)) for index, used in entries]).table()
+
     plan = BatchPlan(
-        example_sizes(examples, layout),
+        sizes,
         batch_size=batch_size,
         seed=seed,
         shuffle=shuffle,
@@ -86,8 +111,17 @@ def make_batches(
         pack=pack,
         max_length=max_length,
         layout=layout,
+        mixture=mixture,
+        drawn=drawn,
     )
-    return BatchSource(examples, plan, process_index=process_index, process_count=process_count, pad_token=pad_token)
+    return BatchSource(
+        examples,
+        plan,
+        process_index=process_index,
+        process_count=process_count,
+        pad_token=pad_token,
+        beside=beside,
+    )
 
 
 class BatchIterator(Iterator[Batch]):

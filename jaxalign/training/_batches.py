@@ -13,16 +13,16 @@ from jaxalign.sharding import batch_sharding, data_shards, row_share
 def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
     """Refuse a global batch whose rows do not divide into accumulation x data shards.
 
+    Parts of a batch may have numbers of rows of their own; each divides.
+
     Raises:
         InputError: naming the flags.
     """
-    rows = {leaf.shape[0] for leaf in jax.tree.leaves(batch)}
-    if len(rows) != 1:
-        raise ValueError(f"the leaves of a batch must have one number of rows, not {sorted(rows)}")
-    count, shards = rows.pop(), data_shards(mesh)
-    if count % (accumulation * shards):
-        parts = f"{accumulation} micro-batches (--accumulation) on " if accumulation > 1 else ""
-        raise InputError(f"--batch-size: {count} rows do not divide into {parts}{shards} data shards (--mesh)")
+    shards = data_shards(mesh)
+    for count in sorted({leaf.shape[0] for leaf in jax.tree.leaves(batch)}):
+        if count % (accumulation * shards):
+            parts = f"{accumulation} micro-batches (--accumulation) on " if accumulation > 1 else ""
+            raise InputError(f"--batch-size: {count} rows do not divide into {parts}{shards} data shards (--mesh)")
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -1,0 +1,203 @@
+"""Chains to go on from: what a model trained in hindsight is asked, and answers to compare under one marker."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+from jaxalign.data._answers import answers_example
+from jaxalign.data._chain_format import ChainFormat
+from jaxalign.data._chain_writer import ChainWriter, Mark, Words, Written
+from jaxalign.data._encoder import Encoder, TokenizerLike
+from jaxalign.data._example import Example
+from jaxalign.data._feedback_records import Output, Turn, rated_outputs
+from jaxalign.data._records import Record
+from jaxalign.data._templates import FeedbackKind, Marker, PairTemplate, Polarity, parse_templates
+from jaxalign.errors import InputError
+
+__all__ = ["FeedbackPrompts", "load_feedback_prompts"]
+
+FILE = "hindsight.json"
+
+
+class FeedbackPrompts:
+    """How a model that was trained on chains is asked for outputs: after words of feedback, as in training.
+
+    ``polarity`` "positive" asks for a good output, "negative" for a bad one; ``template`` names the pair template (the
+    first that suits by default). A model of a baseline without feedback is asked in its neutral words, whatever the
+    polarity.
+    """
+
+    def __init__(self, writer: ChainWriter) -> None:
+        self.writer = writer
+
+    def tokens(
+        self,
+        prompt: Any,
+        polarity: Polarity = "positive",
+        *,
+        template: str | None = None,
+        kind: FeedbackKind | None = None,
+        place: str = "prompt",
+    ) -> list[int]:
+        """Ids of the prompt and the first marker of a template that begins with that polarity."""
+        turns, kind = self._parse(prompt, kind, place)
+        return self._asked(turns, self._first(polarity, template, kind), place)
+
+    def better(
+        self,
+        prompt: Any,
+        output: str,
+        *,
+        template: str | None = None,
+        kind: FeedbackKind | None = None,
+        place: str = "prompt",
+    ) -> list[int]:
+        """Ids of the prompt, an output as the worse one, and the words that ask for a better: iterative improvement.
+
+        Raises ``InputError`` for a model without feedback.
+        """
+        if self.writer.form.markers != "feedback":
+            raise InputError("this model was trained without feedback: it cannot be asked for better outputs")
+        turns, kind = self._parse(prompt, kind, place)
+        found = self._template("negative", template, kind)
+        said = Output((Turn("assistant", output.strip()),), None)
+        if not output.strip():
+            raise InputError(f"{place}: there is no output to be bettered")
+        ends = self.writer.form.end_of_output == "each"
+        written = self._begun(turns, place)
+        self._marked(written, found.markers[0])
+        (part,) = self.writer.output(dataclasses.replace(said, finished=ends), place)
+        assert isinstance(part, Mark)
+        self.writer.speak(written, part, found.markers[0].space, last=False, negative=False)
+        repeats = self.writer.form.repeat_prompt
+        if repeats:
+            for again in self.writer.prompt(turns, place, repeated=True):
+                if isinstance(again, Words):
+                    written.add(again.ids)
+        self.writer.mark(written, found.markers[1], joined=not repeats)
+        return written.ids
+
+    def stop_strings(self, kind: FeedbackKind = "answer") -> list[str]:
+        """Texts with which a next marker begins: a sample ends there, where outputs have no EOS of their own."""
+        if self.writer.form.markers != "feedback":
+            return []
+        pairs = self.writer.templates.of_kind(kind)
+        between = self.writer.templates.between
+        texts = [template.markers[1].text for template in pairs]
+        texts += [between + template.markers[0].text for template in pairs]
+        return sorted({text for text in texts if text.strip()})
+
+    def comparison(
+        self, record: Record, *, template: str | None = None, place: str = "record", record_id: int = 0
+    ) -> Example:
+        """``[prompt, marker of a good output | y1 | ... | yk]``: answers of a rated record to compare by likelihood.
+
+        Pairs are all (better, worse). Raises ``InputError`` as ``rated_outputs`` does, and where none is better.
+        """
+        rated = rated_outputs(record, place, kind=self.writer.form.kind)
+        ratings = [output.rating for output in rated.outputs]
+        if not rated.rated or len(ratings) < 2:
+            raise InputError(f"{place}: needs at least two rated outputs")
+        pairs = [(i, j) for i, a in enumerate(ratings) for j, b in enumerate(ratings) if a > b]  # type: ignore[operator]
+        if not pairs:
+            raise InputError(f"{place}: field 'ratings': all are equal, none is better")
+        marker = self._first("positive", template, rated.kind)
+        answers, supervised = [], []
+        for output in rated.outputs:
+            written = self._begun(rated.prompt, place)
+            before = self._marked(written, marker)
+            for number, part in enumerate(self.writer.output(output, place)):
+                if isinstance(part, Words):
+                    written.add(part.ids)
+                    continue
+                if number:
+                    self.writer.mark(written, marker)
+                self.writer.speak(written, part, marker.space, last=True, negative=False)
+            answers.append(written.ids[before:])
+            supervised.append(written.output[before:])
+        prompt = self._asked(rated.prompt, marker, place)
+        return answers_example(prompt, answers, record_id=record_id, pairs=pairs, supervised=supervised)
+
+    def save(self, folder: str | Path) -> None:
+        """Write ``hindsight.json`` into a model's folder, from which ``load_feedback_prompts`` reads."""
+        held = {
+            "format": dataclasses.asdict(self.writer.form),
+            "templates": self.writer.templates.as_dict(),
+            "templates_name": self.writer.templates.name,
+        }
+        Path(folder, FILE).write_text(json.dumps(held, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+    def _parse(self, prompt: Any, kind: FeedbackKind | None, place: str) -> tuple[str | tuple[Turn, ...], FeedbackKind]:
+        record = {"prompt": prompt, "completion": "a", "label": True} | ({} if kind is None else {"kind": kind})
+        rated = rated_outputs(record, place, kind=self.writer.form.kind)
+        return rated.prompt, rated.kind
+
+    def _template(self, first: Polarity, name: str | None, kind: FeedbackKind) -> PairTemplate:
+        templates = self.writer.templates
+        if name is not None:
+            found = templates.find(name)
+            if found.order[0] != first:
+                raise InputError(f"template {name!r} begins with the {found.order[0]} output, not the {first} one")
+            return found
+        names = self.writer.form.template_names
+        for template in templates.of_kind(kind):
+            if template.order[0] == first and (not names or template.name in names):
+                return template
+        raise InputError(f"templates {templates.name}: none for {kind!r} begins with the {first} output")
+
+    def _first(self, polarity: Polarity, name: str | None, kind: FeedbackKind) -> Marker:
+        if self.writer.form.markers != "feedback":
+            return self.writer.neutral(kind)
+        return self._template(polarity, name, kind).markers[0]
+
+    def _begun(self, prompt: str | tuple[Turn, ...], place: str) -> Written:
+        """The prompt, without an output of its own turns' marks: those are history here."""
+        written = Written([], [], [], [])
+        for part in self.writer.prompt(prompt, place):
+            if isinstance(part, Mark):
+                marker = self._first("positive", None, "dialogue")
+                self.writer.mark(written, marker)
+                self.writer.speak(written, part, marker.space, last=False, negative=False)
+            else:
+                written.add(part.ids)
+        return written
+
+    def _marked(self, written: Written, marker: Marker) -> int:
+        self.writer.mark(written, marker, opened=self.writer.form.dialogue == "chat_template")
+        return len(written.ids)
+
+    def _asked(self, prompt: str | tuple[Turn, ...], marker: Marker, place: str) -> list[int]:
+        written = self._begun(prompt, place)
+        self._marked(written, marker)
+        if not written.ids:
+            raise InputError(f"{place}: field 'prompt' is empty and the tokenizer has no BOS to start from")
+        return written.ids
+
+
+def load_feedback_prompts(folder: str | Path, tokenizer: TokenizerLike | Encoder) -> FeedbackPrompts:
+    """How the model in a folder is asked, as its training wrote it beside the weights.
+
+    Raises:
+      InputError: no ``hindsight.json`` there, or one that cannot be read.
+    """
+    path = Path(folder, FILE)
+    try:
+        held = json.loads(path.read_text(encoding="utf-8"))
+        fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in held["format"].items()}
+        form = ChainFormat(**fields)
+        entries = held["templates"]
+        for entry in entries["pair"]:
+            entry["check_words"] = False  # they were checked, or let through, when they were trained on
+        templates = parse_templates(entries, held["templates_name"])
+    except FileNotFoundError:
+        raise InputError(
+            f"{folder}: no {FILE}: this model was not trained by jaxalign hindsight; it has no words of feedback"
+        ) from None
+    except (KeyError, TypeError, ValueError) as error:
+        if isinstance(error, InputError):
+            raise
+        raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
+    return FeedbackPrompts(ChainWriter(tokenizer, templates, form))
