@@ -84,7 +84,7 @@ def with_preset(
         names = (name, (yields or {}).get(name, name))
         flag = "--" + name.replace("_", "-")
         if not given.intersection("--" + other.replace("_", "-") for other in names):
-            rest += [flag, str(value)]
+            rest += [flag, *map(str, value if isinstance(value, tuple) else (value,))]
     return rest
 
 

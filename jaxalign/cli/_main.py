@@ -32,6 +32,12 @@ COMMANDS = {
         "train a reward model on preferences", "jaxalign.recipes.reward_model", "RewardModelConfig", "run"
     ),
     "ppo": _Command("raise a reward, near the start: PPO", "jaxalign.recipes.ppo", "PPOConfig", "run"),
+    "hindsight": _Command(
+        "train on chains of feedback and outputs: Chain of Hindsight and its baselines",
+        "jaxalign.recipes.hindsight",
+        "HindsightConfig",
+        "run",
+    ),
     "collect": _Command(
         "sample answers and have them rated: preferences", "jaxalign.recipes.collect", "CollectConfig", "run"
     ),

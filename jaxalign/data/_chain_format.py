@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, get_args
+from typing import Literal, get_args, get_origin, get_type_hints
 
 from jaxalign.data._templates import FeedbackKind
 from jaxalign.errors import InputError
@@ -51,6 +51,10 @@ class ChainFormat:
     """Also learn the words of feedback: an ablation."""
 
     def __post_init__(self) -> None:
+        for name, kind in get_type_hints(ChainFormat).items():
+            if get_origin(kind) is Literal and (value := getattr(self, name)) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise InputError(f"--{name.replace('_', '-')}: expected one of {known}, got {value!r:.40}")
         self.weights  # noqa: B018
         if self.chain_length < 2:
             raise InputError(f"--chain-length: must be at least 2, is {self.chain_length}")

@@ -25,6 +25,8 @@ class Words:
     """Text that is never learnt: prompts, a person's turns."""
 
     ids: tuple[int, ...]
+    opens: bool = False
+    """Whether it asks for what follows, so that a marker stands right there: what a chat template begins a turn with."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -32,7 +34,9 @@ class Mark:
     """The place of a marker, and the output that follows it."""
 
     content: str
-    finished: bool
+    ids: tuple[int, ...]
+    """Of a space and the content, as most templates have it."""
+    finished: bool = True
 
 
 @dataclasses.dataclass
@@ -46,9 +50,12 @@ class Written:
     """Whether it is feedback."""
     negative: list[bool]
     """Whether it is of an output below the best."""
+    opened: bool = False
+    """Whether its end asks for what follows."""
 
     def add(self, ids: Sequence[int], *, output: bool = False, marker: bool = False, negative: bool = False) -> None:
         self.ids += ids
+        self.opened = False
         for flags, value in ((self.output, output), (self.marker, marker), (self.negative, negative)):
             flags += [value] * len(ids)
 
@@ -71,12 +78,14 @@ class ChainWriter:
 
         With ``mark_turns`` "all" an assistant's turns in it are outputs, too.
         """
+        if not prompt:
+            prompt = ""  # of turns, too
         if isinstance(prompt, str):
             text = self.templates.between + prompt if repeated else prompt
             return [self._words(text, not repeated)]
         if self.form.dialogue == "chat_template":
             messages = [dataclasses.asdict(turn) for turn in prompt]
-            return [Words(tuple(self.encoder.first(render_prompt(self.encoder, messages, place))))]
+            return [Words(tuple(self.encoder.first(render_prompt(self.encoder, messages, place))), opens=True)]
         return self._turns(prompt, first=not repeated)
 
     def output(self, output: Output, place: str) -> list[Words | Mark]:
@@ -100,7 +109,7 @@ class ChainWriter:
                 if text:
                     parts.append(self._words(text, first and not parts))
                     text = ""
-                parts.append(Mark(turn.content, True))
+                parts.append(Mark(turn.content, tuple(self.encoder.following(" " + turn.content))))
             else:
                 word = {"user": self.templates.user, "assistant": self.templates.assistant}.get(turn.role)
                 text += joint + (f"{word} {turn.content}" if word else turn.content)
@@ -109,7 +118,7 @@ class ChainWriter:
         return parts
 
     def _words(self, text: str, first: bool) -> Words:
-        return Words(tuple(self.encoder.first(text) if first else self.following(text)))
+        return Words(tuple(self.encoder.first(text) if first else self.encoder.following(text)))
 
     def neutral(self, kind: str) -> Marker:
         """The words that say what comes, and nothing of its quality. Raises ``InputError`` where there are none."""
@@ -124,25 +133,27 @@ class ChainWriter:
         return Marker(self.templates.neutral[kind])
 
     def following(self, text: str) -> list[int]:
-        """Ids of words in the middle of a sequence; the same words come again and again."""
+        """Ids of a marker in the middle of a sequence; the same words come again and again."""
         found = self._following.get(text)
         if found is None:
             found = self._following[text] = self.encoder.following(text)
         return found
 
-    def mark(self, written: Written, marker: Marker, *, joined: bool = False, opened: bool = False) -> None:
-        """Write a marker. ``joined``: an output stands right before it, from which it may go on. ``opened``: what
-        stands before asks for it, so that nothing comes between."""
-        text = marker.text
+    def mark(self, written: Written, marker: Marker, *, joined: bool = False) -> None:
+        """Write a marker. ``joined``: an output stands right before it, from which it may go on."""
+        text = marker.text if joined and marker.joined else _alone(marker)
         if not written.ids:
             written.add(self.encoder.first(text), marker=True)
             return
-        if text and not (joined and marker.joined):
-            text = text.lstrip(_JOINTS)
-            if not opened and not self._open(written):
-                text = self.templates.between + text
+        if text and not (joined and marker.joined) and not written.opened and not self._open(written):
+            text = self.templates.between + text
         if text:
             written.add(self.following(text), marker=True)
+
+    def texts(self, marker: Marker) -> list[str]:
+        """Every text as which ``mark`` can write a marker."""
+        alone = _alone(marker)
+        return [alone, self.templates.between + alone, *([marker.text] if marker.joined else [])] if alone else []
 
     def _open(self, written: Written) -> bool:
         """Whether words may follow directly: after white space, or a BOS alone."""
@@ -152,8 +163,11 @@ class ChainWriter:
 
     def speak(self, written: Written, part: Mark, space: str, *, last: bool, negative: bool) -> None:
         """Write an output, with its EOS where it has one."""
-        text = space + part.content
-        ids = self.encoder.following(text) if written.ids else self.encoder.first(part.content)
+        ids: Sequence[int] = part.ids
+        if not written.ids:
+            ids = self.encoder.first(part.content)
+        elif space != " ":
+            ids = self.encoder.following(space + part.content)
         finished = part.finished and (last or self.form.end_of_output == "each")
         written.add(self.encoder.close(ids, finished=finished, eos=self.end), output=True, negative=negative)
 
@@ -176,14 +190,31 @@ class ChainWriter:
         """A whole sequence; ``chain`` has each output's marker, its parts, and whether it is below the best."""
         written = Written([], [], [], [])
         for place, (marker, parts, negative) in enumerate(chain):
-            before = repeated if place else prompt
-            whole = [*before, *parts]
-            for number, part in enumerate(whole):
-                if isinstance(part, Words):
-                    written.add(part.ids)
-                    continue
-                opened = self.form.dialogue == "chat_template" and place == 0
-                self.mark(written, marker, joined=place > 0 and number == 0, opened=opened)
-                last = place == len(chain) - 1 and number == len(whole) - 1
-                self.speak(written, part, marker.space, last=last, negative=negative)
+            whole = [*(repeated if place else prompt), *parts]
+            self.say(written, whole, marker, joined=place > 0, last=place == len(chain) - 1, negative=negative)
         return written
+
+    def say(
+        self,
+        written: Written,
+        parts: Sequence[Words | Mark],
+        marker: Marker,
+        *,
+        joined: bool = False,
+        last: bool = False,
+        negative: bool = False,
+    ) -> None:
+        """Write parts in order, a marker before each output. ``joined``: what stands before is an output; ``last``:
+        nothing comes after."""
+        for number, part in enumerate(parts):
+            if isinstance(part, Words):
+                written.add(part.ids)
+                written.opened = part.opens
+                continue
+            self.mark(written, marker, joined=joined and number == 0)
+            self.speak(written, part, marker.space, last=last and number == len(parts) - 1, negative=negative)
+
+
+def _alone(marker: Marker) -> str:
+    """The words of a marker that does not go on from an output before it."""
+    return marker.text.lstrip(_JOINTS) if marker.joined else marker.text.lstrip()

@@ -102,9 +102,10 @@ def rated_outputs(record: Record, place: str, *, kind: FeedbackKind = "answer") 
 
 def _ranked(record: Record, place: str) -> tuple[str | tuple[Turn, ...], list[Any], list[float | None], list[bool]]:
     if record.get("ratings") is None and record.get("feedback") is not None:
-        count = len(_records.get(record, "responses", place))
-        content, responses, _, finished = _records.ranked({**record, "ratings": [0] * count}, place)
-        ratings: list[float | None] = [None] * count
+        given = _records.get(record, "responses", place)
+        unknown = [0] * len(given) if isinstance(given, list | tuple) else []
+        content, responses, _, finished = _records.ranked({**record, "ratings": unknown}, place)
+        ratings: list[float | None] = [None] * len(responses)
     else:
         content, responses, known, finished = _records.ranked(record, place)
         ratings = list(known)
@@ -121,6 +122,8 @@ def _feedback(record: Record, count: int, place: str) -> list[str | None]:
     for text in texts:
         if text is not None and (not isinstance(text, str) or not text.strip()):
             raise InputError(f"{place}: field 'feedback': expected a text (or null for a template's), got {text!r:.40}")
+        if text is not None:
+            _records.content(text, "feedback", place)
     return [None if text is None else text.strip() for text in texts]
 
 

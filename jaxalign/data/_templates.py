@@ -141,7 +141,8 @@ class TemplateSet:
     def as_dict(self) -> dict[str, Any]:
         """What ``parse_templates`` reads, as JSON-able values."""
         words: dict[str, Any] = {"user": self.user, "assistant": self.assistant, "between": self.between}
-        pairs = [{**dataclasses.asdict(pair), "kinds": list(pair.kinds)} for pair in self.pairs]
+        # Their words were checked, or let through, when they were read first.
+        pairs = [{**dataclasses.asdict(pair), "kinds": list(pair.kinds), "check_words": False} for pair in self.pairs]
         graded = [
             {**dataclasses.asdict(one), "kinds": list(one.kinds), "grades": list(one.grades)} for one in self.graded
         ]
@@ -258,7 +259,7 @@ def _graded(entry: Mapping[str, Any], place: str) -> GradedTemplate:
     words = {}
     for field in ("first", "following"):
         words[field] = _text(entry, field, place)
-        if [name.lower() for name in _PLACEHOLDER.findall(words[field])] != ["grade"]:
+        if _PLACEHOLDER.findall(words[field]) not in (["grade"], ["Grade"]):
             raise InputError(f"{place}: field {field!r}: needs {{grade}} or {{Grade}} once, and no other placeholder")
     grades = entry.get("grades")
     if not isinstance(grades, Sequence) or isinstance(grades, str) or len(grades) < 2:
@@ -310,6 +311,6 @@ def _flag(fields: Mapping[str, Any], name: str, place: str, default: bool) -> bo
 
 def _kinds(entry: Mapping[str, Any], place: str) -> tuple[str, ...]:
     kinds = entry.get("kinds", list(KINDS))
-    if not isinstance(kinds, Sequence) or isinstance(kinds, str) or not kinds or not set(kinds) <= set(KINDS):
+    if not isinstance(kinds, Sequence) or isinstance(kinds, str) or not kinds or any(kind not in KINDS for kind in kinds):
         raise InputError(f"{place}: field 'kinds': expected a list of {', '.join(KINDS)}, got {kinds!r:.60}")
     return tuple(kinds)

@@ -1,16 +1,20 @@
 """Methods as recipes: a config, a batch builder, a loss. Each file is short; what they share stands here once.
 
 No numerics of a loss (jaxalign.losses), no train step (jaxalign.training); no token or mask is made here
-(jaxalign.data). In a notebook: ``fit`` with an objective; from the shell: ``sft.run`` and ``dpo.run``.
+(jaxalign.data). In a notebook: ``fit`` with an objective; from the shell: ``sft.run``, ``dpo.run`` and so on.
 """
 
-from jaxalign.recipes import collect, dpo, ppo, reward_model, sft
+from jaxalign.recipes import collect, dpo, hindsight, ppo, reward_model, sft
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk, example_log_probs, example_scores
 from jaxalign.recipes._collect import Collected, collect_preferences
 from jaxalign.recipes._collection import CollectSettings
 from jaxalign.recipes._config import FitConfig, FolderConfig, RunConfig, TrainConfig
 from jaxalign.recipes._fit import FitResult, fit
+from jaxalign.recipes._fit_data import Pretraining
+from jaxalign.recipes._hindsight import HindsightObjective, hindsight_objective
+from jaxalign.recipes._hindsight_sampling import sample_with_feedback
 from jaxalign.recipes._likelihood import likelihood_objective
+from jaxalign.recipes._likelihood_margins import likelihood_margins
 from jaxalign.recipes._objective import Objective
 from jaxalign.recipes._pairs import preference_objective
 from jaxalign.recipes._ppo import PPOResult, fit_ppo
@@ -23,6 +27,7 @@ from jaxalign.recipes._run import load_tokenizer
 from jaxalign.recipes._scores import score_targets, sequence_scores
 from jaxalign.recipes.collect import CollectConfig
 from jaxalign.recipes.dpo import DPOConfig
+from jaxalign.recipes.hindsight import HindsightConfig
 from jaxalign.recipes.ppo import PPOConfig
 from jaxalign.recipes.reward_model import RewardModelConfig
 from jaxalign.recipes.sft import SFTConfig
@@ -36,11 +41,14 @@ __all__ = [
     "FitConfig",
     "FitResult",
     "FolderConfig",
+    "HindsightConfig",
+    "HindsightObjective",
     "Objective",
     "PPOConfig",
     "PPOFitConfig",
     "PPOResult",
     "PreferenceObjective",
+    "Pretraining",
     "RewardModelConfig",
     "RewardModelReward",
     "RewardObjective",
@@ -56,6 +64,9 @@ __all__ = [
     "example_scores",
     "fit",
     "fit_ppo",
+    "hindsight",
+    "hindsight_objective",
+    "likelihood_margins",
     "likelihood_objective",
     "load_text_reward",
     "load_tokenizer",
@@ -63,6 +74,7 @@ __all__ = [
     "preference_objective",
     "reward_model",
     "reward_objective",
+    "sample_with_feedback",
     "score_targets",
     "sequence_scores",
     "sft",

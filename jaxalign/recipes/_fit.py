@@ -11,12 +11,13 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign import data, sharding, training
-from jaxalign.data import BatchSource, Example
+from jaxalign.data import BatchSource, Example, Examples
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._best import Best
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk
 from jaxalign.recipes._config import FitConfig
+from jaxalign.recipes._fit_data import Pretraining, carried_extras, check_fit, count_tokens, listed, make_source
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._resume import open_run
 from jaxalign.recipes._split import Split, split_model
@@ -53,13 +54,14 @@ class FitResult:
 def fit(
     model_config: ModelConfig,
     params: Params,
-    examples: Sequence[Example],
+    examples: Examples,
     make_objective: Callable[[ModelConfig], Objective],
     config: FitConfig,
     *,
     reference: Params | None = None,
     cache_reference: bool = False,
-    eval_examples: Sequence[Example] = (),
+    eval_examples: Examples = (),
+    pretraining: Pretraining | None = None,
     directory: str | Path | None = None,
     pad_token: int = 0,
     identity: dict[str, Any] | None = None,
@@ -72,7 +74,8 @@ def fit(
 
     Args:
       model_config, params: the model to start from; ``params`` is copied, not consumed.
-      examples: the tokenised records. They may carry ``trunk`` and ``reference_log_probs`` (``attach_trunk``,
+      examples: the tokenised records, as a list or drawn anew each time (``data.ChainExamples``). They may carry
+        ``trunk`` and ``reference_log_probs`` (``attach_trunk``,
         ``attach_reference_log_probs``), shared between runs; they are then not computed again.
       make_objective: the method: ``model config -> Objective``; called with the config whose layers are split as
         ``config.frozen_layers`` says, and which has the adapter where one trains (once more, without its dropout, for
@@ -80,7 +83,8 @@ def fit(
       config: the run.
       reference: the reference model's parameters, for methods that read one; None = ``params`` as they are now.
       cache_reference: compute reference log-probs once, before training, instead of in every step: same numbers.
-      eval_examples: held-out examples for ``config.eval_every``.
+      eval_examples: held-out examples for ``config.eval_every``; of drawn ones the first draw of each.
+      pretraining: text that every step reads beside its batch, for methods that have a term for it.
       directory: where checkpoints, metrics.jsonl and caches go; a run that is there continues. None keeps nothing.
       pad_token: id written into padding; no result depends on it.
       identity: further values that a continued run must share with the one it continues (data, model ...).
@@ -100,12 +104,13 @@ def fit(
     model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
     split = split_model(model_config, params, config, mesh)
     objective = make_objective(split.config)
-    _check_method(objective, config, reference)
-    eval_examples = list(eval_examples)
+    _check_method(objective, config, reference, examples)
+    eval_examples = listed(eval_examples)
     if keep_best is not None and not eval_examples and evaluate is None:
         raise InputError(f"keep_best {keep_best!r}: there is nothing to evaluate on")
-    _check_fit(model_config, [*examples, *eval_examples])
-    carried = _carried(examples, eval_examples)
+    for some in (examples, eval_examples, () if pretraining is None else pretraining.examples):
+        check_fit(model_config, some)
+    carried = carried_extras(examples, eval_examples)
     directory = None if directory is None else Path(directory)
 
     own = split.reference if reference is None else split.as_frozen(reference)
@@ -114,13 +119,18 @@ def fit(
         # Not a copy: the state that is donated has buffers of its own (create_state), nothing donates these.
         frozen["reference"] = sharding.shard_tree(own, split.trainable_layout)
     attach = _Attach(split, objective, config, mesh, directory)
-    if config.cache_trunk and "trunk" not in carried:
+    if isinstance(examples, Sequence) and config.cache_trunk and "trunk" not in carried:
         examples, eval_examples = attach.trunk(examples), attach.trunk(eval_examples)
-    if cache_reference and objective.needs_reference and "reference_log_probs" not in carried:
+    if (
+        isinstance(examples, Sequence)
+        and cache_reference
+        and objective.needs_reference
+        and "reference_log_probs" not in carried
+    ):
         examples, eval_examples = (attach.reference(some, frozen["reference"]) for some in (examples, eval_examples))
         frozen["reference"] = {}
 
-    source = _batches(examples, config, mesh, pad_token, shuffle=True)
+    source = make_source(examples, config, mesh, pad_token, shuffle=True, pretraining=pretraining)
     total_steps = len(source) if config.max_steps is None else config.max_steps
     if keep_best is not None and not config.eval_every:  # the first and the last model alone are no choice
         config = dataclasses.replace(config, eval_every=max(1, total_steps // 10))
@@ -175,9 +185,12 @@ def fit(
         # Without dropout the loss is the same function of the parameters at every evaluation.
         scored = objective if split.without_dropout == split.config else make_objective(split.without_dropout)
         eval_step = training.make_eval_step(
-            scored.loss, mesh=mesh, params_shardings=split.trainable_layout, frozen_shardings=frozen_layout
+            scored.evaluation or scored.loss,
+            mesh=mesh,
+            params_shardings=split.trainable_layout,
+            frozen_shardings=frozen_layout,
         )
-        eval_source = _batches(eval_examples, config, mesh, pad_token, shuffle=False)
+        eval_source = make_source(eval_examples, config, mesh, pad_token, shuffle=False)
         evaluation = _evaluation(eval_step, eval_source, frozen, mesh)
 
     def evaluate_all(index: int, state: training.TrainState) -> dict[str, float]:
@@ -258,19 +271,13 @@ class _Attach:
         )
 
 
-def _check_method(objective: Objective, config: FitConfig, reference: Params | None) -> None:
+def _check_method(objective: Objective, config: FitConfig, reference: Params | None, examples: Examples) -> None:
+    if not isinstance(examples, Sequence) and config.cache_trunk:
+        raise InputError("--cache-trunk: these sequences are drawn anew in every epoch; there is nothing to keep")
     if objective.couples_rows and config.accumulation > 1:
         raise InputError("--accumulation: this loss couples the rows of a batch; it needs them all at once (1)")
     if reference is not None and (flag := config.shares_reference):
         raise InputError(f"--reference: with {flag} the reference shares what does not train; leave it out")
-
-
-def _carried(examples: Sequence[Example], eval_examples: Sequence[Example]) -> set[str]:
-    """The names of what the examples carry beside their tokens."""
-    carried, also = ({spec.name for spec in data.extra_specs(some)} for some in (examples, eval_examples or examples))
-    if different := sorted((carried ^ also) & {"trunk", "reference_log_probs"}):
-        raise InputError(f"eval_examples: they and the examples must carry {different[0]} both, or neither")
-    return carried
 
 
 def _check_first_loss(loss: float, expected: float, tolerance: float) -> None:
@@ -279,25 +286,6 @@ def _check_first_loss(loss: float, expected: float, tolerance: float) -> None:
             f"step 1: the loss is {loss:.6f}, but policy = reference makes it {expected:.6f}: "
             "the policy and the reference do not score alike"
         )
-
-
-def _batches(
-    examples: Sequence[Example], config: FitConfig, mesh: jax.sharding.Mesh, pad_token: int, *, shuffle: bool
-) -> BatchSource:
-    part, parts = sharding.row_share(mesh)
-    return data.make_batches(
-        examples,
-        batch_size=config.batch_size,
-        process_index=part,
-        process_count=parts,
-        pad_token=pad_token,
-        seed=config.seed,
-        shuffle=shuffle,
-        num_epochs=1 if not shuffle else (config.epochs if config.max_steps is None else None),
-        pack=config.packing,
-        max_length=config.row_length,
-        layout=config.pair_layout,
-    )
 
 
 def _evaluation(
@@ -359,7 +347,7 @@ def _loop(
                 evaluate_every=config.eval_every,
                 observe=observe,
                 identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
-                count_tokens=lambda batch: int((batch.example > 0).sum()) * shares,
+                count_tokens=lambda batch: count_tokens(batch) * shares,
                 to_save=to_save,
             )
     finally:
@@ -368,20 +356,3 @@ def _loop(
             writer.close()
         if checkpoints:
             checkpoints.close()
-
-
-def _check_fit(config: ModelConfig, examples: Sequence[Example]) -> None:
-    """An index past the end of a table would be read as its last row, without a word."""
-    for example in examples:
-        if not example.count("token"):
-            continue
-        if int(example.positions.max()) >= config.max_positions:
-            raise InputError(
-                f"--max-length: record {example.record_id} has positions up to {int(example.positions.max())}, but the "
-                f"model has {config.max_positions}"
-            )
-        if int(example.tokens.max()) >= config.vocab_size:
-            raise InputError(
-                f"--model: record {example.record_id} has the token {int(example.tokens.max())}, but the model's "
-                f"vocabulary has {config.vocab_size}: the tokenizer is another model's"
-            )

@@ -28,6 +28,8 @@ class Objective:
     """
 
     loss: LossFunction
+    evaluation: LossFunction | None = None
+    """The loss that evaluation computes, where it is not the training loss: without what is drawn to regularise."""
     needs_reference: bool = False
     """Whether the loss reads reference log-probs: those the batch carries, or those of ``frozen["reference"]``."""
     temperature: float = 1.0
@@ -42,15 +44,24 @@ class Objective:
     """The loss that step 0 must show (ln 2 for DPO at policy = reference), checked as training starts; None = none."""
 
 
-def frozen_trunk(config: ModelConfig, own: Params, frozen: dict[str, Params], batch: Batch) -> jax.Array | None:
+def frozen_trunk(
+    config: ModelConfig,
+    own: Params,
+    frozen: dict[str, Params],
+    batch: Batch,
+    *,
+    attention_mask: jax.Array | None = None,
+) -> jax.Array | None:
     """Activations of the frozen lower stack: the cached ones, else computed once for policy and reference alike.
 
     The trunk is the embedding and stack "0". It is frozen exactly if ``own``, what a model has of its own beside
     ``frozen["base"]`` (the parameters that train, or the reference's copy of them), holds nothing under ``embed`` and
-    nothing under ``stacks/0``, an adapter's leaves included; None where it is not.
+    nothing under ``stacks/0``, an adapter's leaves included; None where it is not. ``attention_mask`` (bool
+    ``[B, T, T]``) is and-ed with what tokens see.
 
     Raises:
-      InputError: the batch carries a trunk's activations, but the trunk is not frozen: they would be stale.
+      InputError: the batch carries a trunk's activations, but the trunk is not frozen, or is to see less: they would
+        be stale.
     """
     trunk = (own.get("embed"), own.get("stacks", {}).get("0"))
     cached = batch.extras.get("trunk")
@@ -59,6 +70,8 @@ def frozen_trunk(config: ModelConfig, own: Params, frozen: dict[str, Params], ba
             raise InputError("examples: they carry the activations of layers that train (attach_trunk); leave them out")
         return None
     if cached is not None:
+        if attention_mask is not None:
+            raise InputError("--cache-trunk: with --forget-max-ratio the trunk sees something else in every step")
         return cached
     return models.trunk(
         config,
@@ -67,4 +80,5 @@ def frozen_trunk(config: ModelConfig, own: Params, frozen: dict[str, Params], ba
         positions=batch.positions,
         example=batch.example,
         branch=batch.branch if batch.branched else None,
+        attention_mask=attention_mask,
     )

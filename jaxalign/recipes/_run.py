@@ -2,20 +2,25 @@
 
 import hashlib
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any, Protocol
 
 import jax
 
 from jaxalign import data, models, sharding, training
-from jaxalign.data import Counters, Example, Records, load_tokenizer
+from jaxalign.data import Counters, Example, Examples, Records, load_tokenizer
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._config import FolderConfig, RunConfig
 from jaxalign.recipes._fit import FitResult, fit
+from jaxalign.recipes._fit_data import Pretraining
 from jaxalign.recipes._objective import Objective, Params
 
-__all__ = ["Trained", "load_tokenizer", "run_recipe", "same_shape", "say", "weights_name", "write_final"]
+__all__ = [
+    "RunData", "Tokenise", "Trained", "load_tokenizer", "read_examples", "run_recipe", "same_shape", "say",
+    "weights_name", "write_final",
+]  # fmt: skip
 
 logger = logging.getLogger(__name__)
 
@@ -37,36 +42,51 @@ class Trained(Protocol):
     def lora(self) -> Params | None: ...
 
 
+@dataclass(frozen=True)
+class RunData:
+    """What a run trains on, tokenised."""
+
+    examples: Examples
+    eval_examples: Examples = ()
+    pretraining: Pretraining | None = None
+
+    @property
+    def identity(self) -> dict[str, str]:
+        """Its name by content: a run that continues must have the same."""
+        examples = self.examples
+        name = data.fingerprint(examples) if isinstance(examples, Sequence) else examples.fingerprint()
+        found = {"tokenised data": name}
+        if self.pretraining is not None:
+            found["tokenised pretraining text"] = data.fingerprint(self.pretraining.examples)
+        return found
+
+
 Build = Callable[[Records, Any], tuple[list[Example], Counters]]
-Write = Callable[[FitResult, Any, list[Example], list[Example]], None]
-"""``write(result, tokenizer, examples, held-out examples)``."""
+Tokenise = Callable[[Any], RunData]
+"""``tokenise(tokenizer) -> RunData``: what a recipe's ``load`` returns once it has read the records."""
+Write = Callable[[FitResult, Any, RunData], None]
+"""``write(result, tokenizer, data)``."""
 
 
 def run_recipe(
     config: RunConfig,
-    build: Build,
+    load: Callable[[], Tokenise],
     make_objective: Callable[[ModelConfig], Objective],
     *,
     title: str,
     reference: str | None = None,
     cache_reference: bool = False,
-    require_pairs: bool = False,
     with_head: Callable[[ModelConfig, Params], tuple[ModelConfig, Params]] | None = None,
     keep_best: str | None = None,
     write: Write | None = None,
 ) -> None:
     """Load model and records, train, write ``output_dir/final``; a run that is there continues.
 
-    The records are read before the model: what is wrong with them is said in a second, not after a minute. A method
-    that trains another model than a language model makes it ``with_head`` and knows how to ``write`` it.
+    The records are read (``load``) before the model: what is wrong with them is said in a second, not after a minute.
+    A method that trains another model than a language model makes it ``with_head`` and knows how to ``write`` it.
     """
     sharding.initialize_distributed()
-    records = data.load_records(
-        config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
-    )
-    eval_records = None
-    if config.eval_dataset is not None:
-        eval_records = data.load_records(config.eval_dataset, split=config.eval_split, on_bad_row=config.on_bad_row)
+    tokenise = load()
     model_config = models.load_config(config.model)
     if model_config.labels and not (with_head and model_config.labels == 1):
         raise InputError(
@@ -75,10 +95,7 @@ def run_recipe(
     if reference is not None and not same_shape(models.load_config(reference), model_config):
         raise InputError("--reference: the reference model has another architecture than --model")
     tokenizer = load_tokenizer(config.model)
-    examples = _examples(config.dataset, records, build, tokenizer, require_pairs)
-    eval_examples: list[Example] = []
-    if eval_records is not None:
-        eval_examples = _examples(str(config.eval_dataset), eval_records, build, tokenizer, require_pairs)
+    run_data = tokenise(tokenizer)
 
     mesh = sharding.parse_mesh(config.mesh)
     model_config, params = models.load_pretrained(config.model, mesh=mesh)
@@ -86,7 +103,7 @@ def run_recipe(
     if reference is not None:
         reference_params = models.load_pretrained(reference, mesh=mesh)[1]
     # A folder of the same name may hold other weights by the time a run goes on.
-    identity = {"tokenised data": data.fingerprint(examples), "weights of --model": weights_name(params)}
+    identity = run_data.identity | {"weights of --model": weights_name(params)}
     if reference_params is not None:
         identity["weights of --reference"] = weights_name(reference_params)
     if with_head is not None:
@@ -94,12 +111,13 @@ def run_recipe(
     result = fit(
         model_config,
         params,
-        examples,
+        run_data.examples,
         make_objective,
         config,
         reference=reference_params,
         cache_reference=cache_reference,
-        eval_examples=eval_examples,
+        eval_examples=run_data.eval_examples,
+        pretraining=run_data.pretraining,
         directory=config.output_dir,
         pad_token=tokenizer.pad_token_id or 0,
         identity=identity,
@@ -109,7 +127,7 @@ def run_recipe(
     if write is None or result.interrupted:
         write_final(config, result, tokenizer)
     else:
-        write(result, tokenizer, examples, eval_examples)
+        write(result, tokenizer, run_data)
 
 
 def write_final(config: FolderConfig, result: Trained, tokenizer: Any) -> None:
@@ -127,6 +145,25 @@ def write_final(config: FolderConfig, result: Trained, tokenizer: Any) -> None:
     adapter = config.output_dir / "adapter"
     models.save_adapter(adapter, result.lora_config, result.lora, base_name=config.model)
     say(f"{result.step} steps done; the model is in {final}, its adapter alone in {adapter}")
+
+
+def read_examples(config: RunConfig, build: Build, *, require_pairs: bool = False) -> Tokenise:
+    """Read the records of a run, and its held-out ones; what is wrong with a file is said here, with a row later."""
+    records = data.load_records(
+        config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
+    )
+    eval_records = None
+    if config.eval_dataset is not None:
+        eval_records = data.load_records(config.eval_dataset, split=config.eval_split, on_bad_row=config.on_bad_row)
+
+    def tokenise(tokenizer: Any) -> RunData:
+        examples = _examples(config.dataset, records, build, tokenizer, require_pairs)
+        if eval_records is None:
+            return RunData(examples)
+        held_out = _examples(str(config.eval_dataset), eval_records, build, tokenizer, require_pairs)
+        return RunData(examples, held_out)
+
+    return tokenise
 
 
 def _examples(name: str, records: Records, build: Build, tokenizer: Any, require_pairs: bool) -> list[Example]:

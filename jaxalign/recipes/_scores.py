@@ -14,7 +14,15 @@ from jaxalign import losses, models
 from jaxalign.data import Batch
 from jaxalign.models import ModelConfig
 
-__all__ = ["PairScores", "pair_scores", "score_targets", "sequence_scores", "sum_by_pair", "sum_by_sequence"]
+__all__ = [
+    "PairScores",
+    "pair_scores",
+    "records_of_tokens",
+    "score_targets",
+    "sequence_scores",
+    "sum_by_pair",
+    "sum_by_sequence",
+]
 
 Params = Any
 
@@ -26,6 +34,7 @@ def score_targets(
     *,
     trunk: jax.Array | None = None,
     temperature: float = 1.0,
+    attention_mask: jax.Array | None = None,
     dropout_key: jax.Array | None = None,
 ) -> jax.Array:
     """log pi(target | its past) of every supervised token, in nats; 0 where the mask is False.
@@ -35,12 +44,13 @@ def score_targets(
       batch: the rows.
       trunk: the frozen lower stack's activations ``[B, T, D]``, where they are at hand; that stack is then not run.
       temperature: the softmax temperature of the model scored.
+      attention_mask: bool ``[B, T, T]``, and-ed with what tokens see otherwise.
       dropout_key: the step's key, for an adapter with dropout; None scores without dropout.
 
     Returns:
       ``[B, S]`` (``[B, R, S]`` for the two-row layout), at least float32.
     """
-    hidden = _hidden(config, params, batch, trunk, dropout_key)
+    hidden = _hidden(config, params, batch, trunk, dropout_key, attention_mask)
     log_probs = models.target_log_probs(
         config, params, hidden, batch.source_index, batch.targets, temperature=temperature
     )
@@ -73,7 +83,12 @@ def sequence_scores(
 
 
 def _hidden(
-    config: ModelConfig, params: Params, batch: Batch, trunk: jax.Array | None, dropout_key: jax.Array | None
+    config: ModelConfig,
+    params: Params,
+    batch: Batch,
+    trunk: jax.Array | None,
+    dropout_key: jax.Array | None,
+    attention_mask: jax.Array | None = None,
 ) -> jax.Array:
     return models.apply(
         config,
@@ -82,6 +97,7 @@ def _hidden(
         positions=batch.positions,
         example=batch.example,
         branch=batch.branch if batch.branched else None,
+        attention_mask=attention_mask,
         trunk=trunk,
         dropout_keys=_dropout_keys(config, batch, dropout_key),
     )
@@ -127,14 +143,19 @@ def _dropout_keys(config: ModelConfig, batch: Batch, key: jax.Array | None) -> j
     nor the layout of pairs change a draw."""
     if key is None or config.lora is None or not config.lora.dropout:
         return None
-    number = jnp.maximum(batch.example - 1, 0)
-    records = jnp.take_along_axis(batch.record_ids, number.reshape(number.shape[0], -1), axis=1).reshape(number.shape)
+    records = records_of_tokens(batch)
     places = batch.branch * config.max_positions + batch.positions
 
     def one(record: jax.Array, place: jax.Array) -> jax.Array:
         return jax.random.fold_in(jax.random.fold_in(key, record), place)
 
     return jnp.vectorize(one, signature="(),()->()")(records, places)
+
+
+def records_of_tokens(batch: Batch) -> jax.Array:
+    """The record of every token, int32 ``[..., T]``; of padding, the row's first."""
+    number = jnp.maximum(batch.example - 1, 0)
+    return jnp.take_along_axis(batch.record_ids, number.reshape(number.shape[0], -1), axis=1).reshape(number.shape)
 
 
 def sum_by_sequence(batch: Batch, values: jax.Array) -> jax.Array:

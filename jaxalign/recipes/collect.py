@@ -11,7 +11,7 @@ from typing import Any, Literal
 from jaxalign import data, models
 from jaxalign.data import Truncation
 from jaxalign.errors import InputError
-from jaxalign.recipes._collect import collect_preferences
+from jaxalign.recipes._collect import Collected, collect_preferences
 from jaxalign.recipes._collection import CollectSettings
 from jaxalign.recipes._raters import identity_of, load_function, load_text_reward
 from jaxalign.recipes._run import load_tokenizer, say
@@ -72,8 +72,8 @@ class CollectConfig(CollectSettings):
             raise InputError("--comparisons-per-prompt: nothing is compared without --judge or --people comparisons")
 
 
-def run(config: CollectConfig) -> None:
-    """Sample, rate, write. Raises ``InputError`` for what is wrong with the input."""
+def run(config: CollectConfig) -> Collected:
+    """Sample, rate, write, say what was done. Raises ``InputError`` for what is wrong with the input."""
     records = data.load_records(
         config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
     )
@@ -126,5 +126,6 @@ def run(config: CollectConfig) -> None:
             f"{result.waiting} questions in {result.sheet} have no answer yet; fill them in, then run the same command "
             "again"
         )
-        return
-    say(f"{result.summary()}; they are in {result.output}")
+    else:
+        say(f"{result.summary()}; they are in {result.output}")
+    return result

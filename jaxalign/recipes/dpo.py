@@ -18,10 +18,10 @@ from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._objective import Objective
 from jaxalign.recipes._pairs import preference_objective
 from jaxalign.recipes._preference import PreferenceObjective
-from jaxalign.recipes._run import run_recipe
+from jaxalign.recipes._run import Tokenise, read_examples, run_recipe
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["DPOConfig", "run"]
+__all__ = ["DPOConfig", "load", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -80,6 +80,17 @@ class DPOConfig(PreferenceObjective, RunConfig):
                 raise InputError("--reference-log-probs cached: a reference that moves cannot be cached")
 
 
+def load(config: DPOConfig) -> Tokenise:
+    """Read the records; the result makes examples of them. Raises ``InputError``."""
+    return read_examples(
+        config,
+        lambda records, tokenizer: data.build_examples(
+            records, tokenizer, kind=None, truncation=config.truncation, on_bad_row=config.on_bad_row
+        ),
+        require_pairs=True,
+    )
+
+
 def run(config: DPOConfig) -> None:
     """Load, tokenise, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
 
@@ -93,12 +104,9 @@ def run(config: DPOConfig) -> None:
 
     run_recipe(
         config,
-        lambda records, tokenizer: data.build_examples(
-            records, tokenizer, kind=None, truncation=config.truncation, on_bad_row=config.on_bad_row
-        ),
+        lambda: load(config),
         make_objective,
         title="dpo",
         reference=config.reference,
         cache_reference=config.reference_log_probs == "cached",
-        require_pairs=True,
     )

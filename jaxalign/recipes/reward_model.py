@@ -25,12 +25,13 @@ from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes._cached import example_scores
 from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._fit import FitResult
+from jaxalign.recipes._fit_data import listed
 from jaxalign.recipes._objective import Params
 from jaxalign.recipes._reward import RewardObjective, reward_objective
-from jaxalign.recipes._run import load_tokenizer, run_recipe, say
+from jaxalign.recipes._run import RunData, Tokenise, load_tokenizer, read_examples, run_recipe, say
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["RewardModelConfig", "moments", "pair_margins", "run"]
+__all__ = ["RewardModelConfig", "load", "moments", "pair_margins", "run"]
 
 # Folded into the seed's key to make the score head.
 SCORE = 0x5343_4F52
@@ -58,6 +59,17 @@ class RewardModelConfig(RewardObjective, RunConfig):
         RewardObjective.__post_init__(self)
 
 
+def load(config: RewardModelConfig) -> Tokenise:
+    """Read the records; the result makes examples of them. Raises ``InputError``."""
+    return read_examples(
+        config,
+        lambda records, tokenizer: data.build_examples(
+            records, tokenizer, kind=None, truncation=config.truncation, on_bad_row=config.on_bad_row
+        ),
+        require_pairs=True,
+    )
+
+
 def run(config: RewardModelConfig) -> None:
     """Load, tokenise, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input.
 
@@ -73,17 +85,15 @@ def run(config: RewardModelConfig) -> None:
             return model_config, params
         return models.add_score_head(model_config, params, jax.random.fold_in(jax.random.key(config.seed), SCORE))
 
-    def write(result: FitResult, tokenizer: Any, examples: list[Example], eval_examples: list[Example]) -> None:
-        _write(config, result, tokenizer, examples if demonstrations is None else demonstrations, eval_examples)
+    def write(result: FitResult, tokenizer: Any, run_data: RunData) -> None:
+        measured = listed(run_data.examples) if demonstrations is None else demonstrations
+        _write(config, result, tokenizer, measured, listed(run_data.eval_examples))
 
     run_recipe(
         config,
-        lambda records, tokenizer: data.build_examples(
-            records, tokenizer, kind=None, truncation=config.truncation, on_bad_row=config.on_bad_row
-        ),
+        lambda: load(config),
         lambda model_config: reward_objective(model_config, config),
         title="reward",
-        require_pairs=True,
         with_head=with_head,
         keep_best=None if config.eval_dataset is None else "eval/rewards/accuracy",
         write=write,

@@ -13,10 +13,10 @@ from jaxalign import data
 from jaxalign.data import ExampleKind
 from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._likelihood import likelihood_objective
-from jaxalign.recipes._run import run_recipe
+from jaxalign.recipes._run import Tokenise, read_examples, run_recipe
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["SFTConfig", "run"]
+__all__ = ["SFTConfig", "load", "run"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -31,14 +31,17 @@ class SFTConfig(RunConfig):
     """AdamW, linear warm-up, then constant, so that a longer run goes on where a shorter one stopped."""
 
 
-def run(config: SFTConfig) -> None:
-    """Load, tokenise, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
+def load(config: SFTConfig) -> Tokenise:
+    """Read the records; the result makes examples of them. Raises ``InputError``."""
     kind: ExampleKind | None = None if config.answer == "completion" else config.answer
-    run_recipe(
+    return read_examples(
         config,
         lambda records, tokenizer: data.build_examples(
             records, tokenizer, kind=kind, truncation=config.truncation, on_bad_row=config.on_bad_row
         ),
-        likelihood_objective,
-        title="sft",
     )
+
+
+def run(config: SFTConfig) -> None:
+    """Load, tokenise, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
+    run_recipe(config, lambda: load(config), likelihood_objective, title="sft")
