@@ -33,6 +33,8 @@ class Assets:
     raters: Raters
     accuracy: dict[str, dict[str, float]]
     """Of the raters, held out."""
+    sft_texts: list[str]
+    """Reviews that the start model was fine-tuned on."""
     training: list[Prompt]
     held_out: list[Prompt]
     examples: list[Example]
@@ -114,6 +116,7 @@ def prepare(study: Study, stages: Stages) -> Assets:
         tokenizer=tokenizer,
         raters=raters,
         accuracy=accuracy,
+        sft_texts=reviews.sft.texts,
         training=training,
         held_out=prompts[study.prompts : needed],
         examples=examples,

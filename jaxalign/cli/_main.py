@@ -5,10 +5,13 @@ import importlib
 import os
 import re
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
 
 import jaxalign
+from jaxalign.cli import _preview
 from jaxalign.cli._flags import parse, with_preset, without_aliases
 from jaxalign.errors import InputError
 
@@ -41,6 +44,7 @@ COMMANDS = {
     "collect": _Command(
         "sample answers and have them rated: preferences", "jaxalign.recipes.collect", "CollectConfig", "run"
     ),
+    "preview": _Command("show what a recipe learns of its data, and write nothing", _preview.__name__, "", "run"),
     "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
     "convert": _Command("read a model, check it, write it anew", "jaxalign.cli._convert", "ConvertConfig", "run"),
 }
@@ -62,21 +66,14 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return 0
     name, *flags = arguments
     if name not in COMMANDS:
-        near = difflib.get_close_matches(name, COMMANDS, n=1)
-        hint = f"; did you mean {near[0]!r}?" if near else f"; the commands are {', '.join(COMMANDS)}"
-        return _complain(f"unknown command {name!r}{hint}", BAD_INPUT)
+        return _complain(f"unknown command {name!r}; {_hint(name, COMMANDS, 'commands')}", BAD_INPUT)
     try:
-        command = COMMANDS[name]
-        module = importlib.import_module(command.module)
-        presets, aliases = getattr(module, "PRESETS", {}), getattr(module, "ALIASES", {})
-        flags = with_preset(without_aliases(flags, aliases), presets, getattr(module, "PRESET_YIELDS", {}))
-        summary = command.summary
-        if presets:
-            summary += f". --preset NAME sets several flags at once ({', '.join(presets)}); flags beside it win"
-        for other, flag in aliases.items():
-            summary += f". {other} is another name of {flag}"
-        config = parse(getattr(module, command.config), flags, program=f"jaxalign {name}", summary=summary)
-        getattr(module, command.run)(config)
+        if name == "preview":
+            _run_preview(flags)
+        else:
+            command = COMMANDS[name]
+            module, config = _configure(command, flags, program=f"jaxalign {name}")
+            getattr(module, command.run)(config)
     except InputError as error:
         return _complain(str(error), BAD_INPUT)
     except KeyboardInterrupt:
@@ -95,6 +92,49 @@ def main(arguments: Sequence[str] | None = None) -> int:
             return _complain(str(error), FAILED)
         raise
     return 0
+
+
+def _configure(
+    command: _Command, flags: list[str], *, program: str, config_of: Callable[[type], type] | None = None
+) -> tuple[ModuleType, Any]:
+    """The module of a command, and its config made of flags, presets and other names of flags."""
+    module = importlib.import_module(command.module)
+    presets, aliases = getattr(module, "PRESETS", {}), getattr(module, "ALIASES", {})
+    flags = with_preset(without_aliases(flags, aliases), presets, getattr(module, "PRESET_YIELDS", {}))
+    summary = command.summary
+    if presets:
+        summary += f". --preset NAME sets several flags at once ({', '.join(presets)}); flags beside it win"
+    for other, flag in aliases.items():
+        summary += f". {other} is another name of {flag}"
+    config = getattr(module, command.config)
+    return module, parse(config_of(config) if config_of else config, flags, program=program, summary=summary)
+
+
+def _run_preview(flags: list[str]) -> None:
+    """A recipe's own config with the preview's flags, and the recipe's own reading of its data."""
+    recipes = {name: COMMANDS[name].summary for name in _preview.RECIPES}
+    if flags[:1] in (["-h"], ["--help"]):
+        print(_preview.usage(recipes))
+        return
+    recipe = flags[0] if flags else ""
+    if not recipe or recipe.startswith("-"):
+        raise InputError(f"preview: name the recipe first: {', '.join(recipes)}")
+    if recipe not in recipes:
+        raise InputError(f"preview: unknown recipe {recipe!r}; {_hint(recipe, recipes, 'recipes')}")
+    if "jax" not in sys.modules:
+        os.environ["JAX_PLATFORMS"] = "cpu"  # it computes nothing: the accelerator stays with whoever trains on it
+    program = f"jaxalign preview {recipe}"
+    module, config = _configure(COMMANDS[recipe], flags[1:], program=program, config_of=_preview.config_of)
+    try:
+        _preview.run(config, module.load)
+        sys.stdout.flush()
+    except BrokenPipeError:  # ``| head`` has read enough; nothing is left to fail at the exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+def _hint(name: str, known: Collection[str], what: str) -> str:
+    near = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {near[0]!r}?" if near else f"the {what} are {', '.join(known)}"
 
 
 def _overview() -> str:

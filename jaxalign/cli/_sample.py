@@ -5,9 +5,12 @@ import re
 import sys
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxalign.errors import InputError
+
+if TYPE_CHECKING:
+    from jaxalign.data import FeedbackPrompts
 
 __all__ = ["SampleConfig", "run"]
 
@@ -27,7 +30,9 @@ class SampleConfig:
     output: Path | None = None
     """Write ``{"prompt", "completion", "finished", "log_prob"}`` a line here; None prints the texts. ``finished``: it
     ended with its EOS (of messages: its end of turn), not with a stop string or cut; ``log_prob`` is that of all tokens
-    sampled, those of a stop string too."""
+    sampled, those of a stop string too. With ``feedback`` a line has ``feedback`` and no ``log_prob``, its
+    ``finished`` may also be at the next words of feedback, and with ``improvements`` it has ``drafts``, all texts in
+    turn, the last being ``completion``."""
     max_new_tokens: int = 64
     """Most tokens of a completion."""
     samples_per_prompt: int = 1
@@ -41,7 +46,17 @@ class SampleConfig:
     min_p: float = 0.0
     """Keep tokens at least this likely against the likeliest; 0 keeps all."""
     stop_strings: tuple[str, ...] = ()
-    """Texts that end a completion, beside its EOS (of messages: its end of turn); they are left out of it."""
+    """Texts that end a completion, beside its EOS (of messages: its end of turn); they are left out of it. Not with
+    ``feedback``, whose outputs end as they did in training."""
+    feedback: Literal["positive", "negative"] | None = None
+    """Of a folder that ``jaxalign hindsight`` wrote: ask for a good (or bad) output by the words that stood before such
+    ones in training (a baseline without feedback: its neutral words). None = continue the prompt alone."""
+    template: str | None = None
+    """With ``feedback``: the template whose first words are used; None = the first that suits."""
+    improvements: int = 0
+    """With ``feedback``: give the output back as the worse one and ask for a better, so many times."""
+    better_template: str | None = None
+    """With ``improvements``: the template whose words ask for a better output; None = the first that suits."""
     batch_size: int = 32
     """Completions computed at a time."""
     dtype: Literal["float32", "bfloat16"] = "float32"
@@ -55,8 +70,7 @@ def run(config: SampleConfig) -> None:
     """Load the model, sample, print or write. Raises ``InputError`` for no prompt or an unusable one."""
     from jaxalign import data
 
-    if config.output is not None and config.output.is_dir():
-        raise InputError(f"--output: {config.output} is a folder, not a file")
+    _check(config)
     records: list[Any] = [{"prompt": text} for text in config.prompt]
     places = [f"--prompt {number}" for number in range(1, len(records) + 1)]
     if config.prompts is not None:
@@ -65,22 +79,59 @@ def run(config: SampleConfig) -> None:
         places += [loaded.place(index) for index in range(len(loaded))]
     if not records:
         raise InputError("--prompt or --prompts: give at least one prompt")
+    for record, place in zip(records, places, strict=True):
+        if record.get("prompt") is None:
+            raise InputError(f"{place}: missing field 'prompt'")
 
     import jax
 
-    from jaxalign import models, sampling
+    from jaxalign import models
     from jaxalign.recipes import load_tokenizer
 
+    asked = _asked(config) if config.feedback else None  # before the weights: what is wrong is said in a second
     model_config, params = models.load_pretrained(config.model)
     if config.adapter is not None:
         adapted, lora = models.load_adapter(config.adapter, model_config)
         params = models.merge_lora(adapted, params, lora, dtype="float32")
     model_config = model_config.replace(compute_dtype=config.dtype)
-    tokenizer = load_tokenizer(config.model)
-    encoder = data.Encoder(tokenizer)
-    for record, place in zip(records, places, strict=True):
-        if record.get("prompt") is None:
-            raise InputError(f"{place}: missing field 'prompt'")
+    model = (model_config, params, jax.random.key(config.seed))
+    if asked is not None:
+        rows = _after_feedback(config, model, asked, records, places)
+    else:
+        rows = _completions(config, model, data.Encoder(load_tokenizer(config.model)), records, places)
+    if config.output is None:
+        sys.stdout.write("".join(map(_printed, rows)))
+        return
+    config.output.parent.mkdir(parents=True, exist_ok=True)
+    config.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def _check(config: SampleConfig) -> None:
+    if config.output is not None and config.output.is_dir():
+        raise InputError(f"--output: {config.output} is a folder, not a file")
+    if config.improvements < 0:
+        raise InputError(f"--improvements: must be at least 0, is {config.improvements}")
+    if config.feedback is None:
+        for name in ("template", "improvements", "better_template"):
+            if getattr(config, name):
+                raise InputError(f"--{name.replace('_', '-')}: there are no words of feedback without --feedback")
+    elif config.stop_strings:
+        raise InputError("--stop-strings: with --feedback outputs end as in training: their EOS or the next words")
+    if config.better_template is not None and not config.improvements:
+        raise InputError("--better-template: nothing is bettered without --improvements")
+
+
+def _settings(config: SampleConfig) -> dict[str, Any]:
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "samples_per_prompt", "batch_size")
+    return {name: getattr(config, name) for name in names}
+
+
+def _completions(
+    config: SampleConfig, model: tuple[Any, Any, Any], encoder: Any, records: list[Any], places: list[str]
+) -> list[dict[str, Any]]:
+    """Prompts continued as they are."""
+    from jaxalign import data, sampling
+
     ids = [data.prompt_tokens(record, encoder, place=place) for record, place in zip(records, places, strict=True)]
     rows: list[dict[str, Any]] = [{} for _ in range(len(ids) * config.samples_per_prompt)]
     for chat in (False, True):  # texts and messages end differently
@@ -90,21 +141,14 @@ def run(config: SampleConfig) -> None:
         stops = _stop_tokens(records[chosen[0]]["prompt"], encoder)
         try:
             samples = sampling.generate(
-                model_config,
-                params,
+                *model[:2],
                 [ids[index] for index in chosen],
-                jax.random.key(config.seed),
-                max_new_tokens=config.max_new_tokens,
-                temperature=config.temperature,
-                top_k=config.top_k,
-                top_p=config.top_p,
-                min_p=config.min_p,
+                model[2],
                 stop_tokens=stops,
                 stop_strings=config.stop_strings,
                 decode=encoder.decode_following,
                 seeds=chosen,
-                samples_per_prompt=config.samples_per_prompt,
-                batch_size=config.batch_size,
+                **_settings(config),
             )
         except InputError as error:
             raise InputError(_as_flags(str(error), [places[index] for index in chosen])) from None
@@ -119,13 +163,81 @@ def run(config: SampleConfig) -> None:
                 "finished": ended[at],
                 "log_prob": float((samples.log_probs[at] * samples.mask[at]).sum()),
             }
-    if config.output is None:
-        for row in rows:
-            prompt_text = row["prompt"] if isinstance(row["prompt"], str) else json.dumps(row["prompt"])
-            sys.stdout.write(f"{prompt_text}{row['completion']}\n---\n")
-        return
-    config.output.parent.mkdir(parents=True, exist_ok=True)
-    config.output.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+    return rows
+
+
+def _asked(config: SampleConfig) -> "FeedbackPrompts":
+    """How the model is asked, once it is known that it can be asked so."""
+    from jaxalign import data
+    from jaxalign.recipes import load_tokenizer
+
+    tokenizer = load_tokenizer(config.model)
+    flag = "--feedback"
+    try:
+        asked = data.load_feedback_prompts(config.model, tokenizer)
+        markers = asked.writer.form.markers
+        if config.template is not None:
+            flag = "--template"
+            if markers != "feedback":
+                raise InputError(f"{config.model} was trained without feedback (--markers {markers})")
+        asked.tokens("a", config.feedback or "positive", template=config.template)
+        if config.improvements:
+            flag = "--improvements" if config.better_template is None else "--better-template"
+            asked.better("a", "a", template=config.better_template)
+    except InputError as error:
+        raise InputError(f"{flag}: {error}") from None
+    return asked
+
+
+def _after_feedback(
+    config: SampleConfig, model: tuple[Any, Any, Any], asked: "FeedbackPrompts", records: list[Any], places: list[str]
+) -> list[dict[str, Any]]:
+    """Outputs after words of feedback."""
+    from jaxalign.recipes import sample_with_feedback
+
+    kinds: dict[str, list[int]] = {}  # a record may say what its outputs are, as in training
+    for index, record in enumerate(records):
+        kinds.setdefault(repr(record.get("kind")), []).append(index)
+    rows: list[dict[str, Any]] = [{} for _ in range(len(records) * config.samples_per_prompt)]
+    for chosen in kinds.values():
+        named = [places[index] for index in chosen]
+        try:
+            found = sample_with_feedback(
+                *model[:2],
+                asked,
+                [records[index]["prompt"] for index in chosen],
+                model[2],
+                polarity=config.feedback or "positive",
+                template=config.template,
+                better_template=config.better_template,
+                kind=records[chosen[0]].get("kind"),
+                improvements=config.improvements,
+                places=named,
+                seeds=chosen,
+                **_settings(config),
+            )
+        except InputError as error:
+            raise InputError(_as_flags(str(error), named)) from None
+        for at, drafts in enumerate(found):
+            prompt, sample = divmod(at, config.samples_per_prompt)
+            row = {
+                "prompt": records[chosen[prompt]]["prompt"],
+                "completion": drafts.texts[-1],
+                "finished": drafts.finished,
+                "feedback": config.feedback,
+            }
+            more = {"drafts": list(drafts.texts)} if config.improvements else {}
+            rows[chosen[prompt] * config.samples_per_prompt + sample] = row | more
+    return rows
+
+
+def _printed(row: dict[str, Any]) -> str:
+    """A row for people: what continues its prompt right behind it, outputs of feedback on lines of their own."""
+    prompt = row["prompt"] if isinstance(row["prompt"], str) else json.dumps(row["prompt"])
+    if "feedback" not in row:
+        return f"{prompt}{row['completion']}\n---\n"
+    drafts = [f"[draft {number}] {text}" for number, text in enumerate(row.get("drafts", []), start=1)]
+    return "\n".join([prompt, *(drafts or [row["completion"]]), "---\n"])
 
 
 def _stop_tokens(prompt: Any, encoder: Any) -> tuple[int, ...]:
@@ -150,5 +262,7 @@ def _texts(samples: Any, encoder: Any, stop_tokens: tuple[int, ...], stop_string
 def _as_flags(message: str, places: list[str]) -> str:
     """The sampler's words about its arguments, as words about what was typed."""
     message = re.sub(r"^generate: prompts\[(\d+)\](\[\d+\])?", lambda found: places[int(found[1])], message)
-    message = re.sub(r"^generate: (\w+)", lambda found: f"--{found[1].replace('_', '-')}", message)
+    message = re.sub(
+        r"^(?:generate: |(?=improvements: ))(\w+)", lambda found: f"--{found[1].replace('_', '-')}", message
+    )
     return message.replace("max_new_tokens", "--max-new-tokens")

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Sequence
 
 import numpy as np
 
 from jaxalign.data._chain_format import ChainFormat
 from jaxalign.data._chain_writer import ChainWriter, Mark, Words
-from jaxalign.data._chains import ChainExamples, Item
+from jaxalign.data._chains import ChainExamples, Item, Parts
 from jaxalign.data._counters import Counters
 from jaxalign.data._encoder import Encoder, TokenizerLike
 from jaxalign.data._feedback_records import RatedOutputs, rated_outputs
@@ -22,7 +23,6 @@ from jaxalign.errors import InputError
 __all__ = ["build_chains"]
 
 _NO_LIMIT = Truncation()
-Parts = Sequence[Words | Mark]
 
 
 def build_chains(
@@ -76,7 +76,7 @@ def build_chains(
             counters.skipped["unusable row"] += 1
             continue
         counters.truncated.update(own.truncated)
-    items = _within(items, writer, truncation, counters, records)
+    items = _within(items, writer, truncation, counters, records, on_bad_row)
     counters.examples = len(items)
     if not items:
         raise InputError(f"{_place(records, 0)}: nothing to train on ({counters.summary()})")
@@ -109,10 +109,7 @@ def _items(
         if only is not None and rated.outputs[0].rating != only:
             raise RecordDropped(f"{place}: field 'label': not what --structures {structures[0]} learns", "other label")
     outputs = tuple(tuple(writer.output(output, place)) for output in rated.outputs)
-    prompt = _prompt(rated, writer, outputs, truncation, place, counters)
-    repeated: Parts = ()
-    if form.repeat_prompt:
-        repeated = writer.prompt(rated.prompt, place, repeated=True)
+    prompt, repeated = _prompt(rated, writer, outputs, truncation, place, counters)
     several = form.emit == "each" and rated.rated and len(rated.outputs) > 1
     return [
         Item(rated, prompt, repeated, outputs, index, chosen)
@@ -127,54 +124,67 @@ def _prompt(
     truncation: Truncation,
     place: str,
     counters: Counters,
-) -> Parts:
-    """The prompt within its limit; one of several parts (marked turns) loses whole ones from its beginning."""
+) -> tuple[Parts, Parts]:
+    """The prompt within its limit, and as it is repeated; each loses its beginning."""
     parts = writer.prompt(rated.prompt, place)
-    lengths = [sum(_length(writer, part) for part in output) for output in outputs]
-    ids = [token for part in parts for token in _tokens(writer, part)]
+    repeated = writer.prompt(rated.prompt, place, repeated=True) if writer.form.repeat_prompt else []
+    ids = [token for part in parts for token in _ids(writer, part)]
+    lengths = [sum(len(_ids(writer, part)) for part in output) for output in outputs]
     kept = truncation.prompt_ids(ids, lengths, bos=writer.encoder.bos, place=place, counters=counters)
     if len(kept) == len(ids):
-        return parts
-    if len(parts) == 1:
-        return [Words(tuple(kept))]
-    while sum(_length(writer, part) for part in parts) > len(kept):
-        parts = parts[1:]
-    return parts
+        return parts, repeated
+    bos = kept[:1] if kept[0] == writer.encoder.bos else []
+    ends = _end_of(writer, parts, len(kept) - len(bos))
+    return [Words(tuple(bos)), *ends], _end_of(writer, repeated, len(kept))
 
 
-def _tokens(writer: ChainWriter, part: Words | Mark) -> Sequence[int]:
-    return part.ids if isinstance(part, Words) else [*writer.following(f" {part.content}"), writer.end]
+def _end_of(writer: ChainWriter, parts: Sequence[Words | Mark], room: int) -> list[Words | Mark]:
+    """The end of a prompt; one of several parts (marked turns) loses whole ones."""
+    if len(parts) == 1 and isinstance(parts[0], Words):
+        return [dataclasses.replace(parts[0], ids=parts[0].ids[-room:])]
+    kept = list(parts)
+    while kept and sum(len(_ids(writer, part)) for part in kept) > room:
+        kept.pop(0)
+    return kept
 
 
-def _length(writer: ChainWriter, part: Words | Mark) -> int:
-    return len(_tokens(writer, part))
+def _ids(writer: ChainWriter, part: Words | Mark) -> Sequence[int]:
+    return part.ids if isinstance(part, Words) else (*part.ids, writer.end)
 
 
 def _within(
-    items: list[Item], writer: ChainWriter, truncation: Truncation, counters: Counters, records: Sequence[Record]
+    items: list[Item],
+    writer: ChainWriter,
+    truncation: Truncation,
+    counters: Counters,
+    records: Sequence[Record],
+    on_bad_row: OnBadRow,
 ) -> list[Item]:
     """The items that the limit of a whole chain leaves, by its policy."""
     if truncation.max_length is None or not items:
         return items
     limit, whole = truncation.max_length, ChainExamples(items, writer, seed=0)
     kept = []
-    for item, length in zip(items, whole.sizes.tokens, strict=True):
+    for index, (item, length) in enumerate(zip(items, whole.sizes.tokens, strict=True)):
         if length <= limit:
             kept.append(item)
             continue
-        place = _place(records, item.record_id)
-        message = (
-            f"{place}: a chain of its prompt, feedback and outputs has up to {length} tokens, more than max_length"
-        )
+        place, problem = _place(records, item.record_id), ""
         if truncation.completion == "error":
-            raise InputError(f"{message} {limit}; raise it or choose completion truncation 'cut' or 'drop'")
+            problem = (
+                f"a chain of its prompt, feedback and outputs has up to {length} tokens, more than max_length {limit}; "
+                "raise it or choose completion truncation 'cut' or 'drop'"
+            )
+        elif truncation.completion == "cut" and whole.opening(index) >= limit:
+            problem = f"its prompt and the words of feedback leave no room for an output ({limit} tokens)"
+        if problem and on_bad_row == "error":
+            raise InputError(f"{place}: {problem}")
+        if problem:
+            counters.skipped["unusable row"] += 1
+            continue
         if truncation.completion == "drop":
             counters.skipped["chain over the limit"] += 1
             continue
-        if sum(_length(writer, part) for part in item.prompt) + whole.longest_marker >= limit:
-            raise InputError(
-                f"{place}: its prompt and the words of feedback leave no room for an output ({limit} tokens)"
-            )
         counters.truncated["chain: cut"] += 1
         kept.append(item)
     return kept

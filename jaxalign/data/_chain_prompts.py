@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxalign.data._answers import answers_example
 from jaxalign.data._chain_format import ChainFormat
-from jaxalign.data._chain_writer import ChainWriter, Mark, Words, Written
+from jaxalign.data._chain_writer import ChainWriter, Mark, Written
 from jaxalign.data._encoder import Encoder, TokenizerLike
 from jaxalign.data._example import Example
 from jaxalign.data._feedback_records import Output, Turn, rated_outputs
@@ -44,7 +44,8 @@ class FeedbackPrompts:
     ) -> list[int]:
         """Ids of the prompt and the first marker of a template that begins with that polarity."""
         turns, kind = self._parse(prompt, kind, place)
-        return self._asked(turns, self._first(polarity, template, kind), place)
+        written = self._asked(turns, self._first(polarity, template, kind), place)
+        return written.ids
 
     def better(
         self,
@@ -62,33 +63,29 @@ class FeedbackPrompts:
         if self.writer.form.markers != "feedback":
             raise InputError("this model was trained without feedback: it cannot be asked for better outputs")
         turns, kind = self._parse(prompt, kind, place)
-        found = self._template("negative", template, kind)
-        said = Output((Turn("assistant", output.strip()),), None)
         if not output.strip():
             raise InputError(f"{place}: there is no output to be bettered")
-        ends = self.writer.form.end_of_output == "each"
-        written = self._begun(turns, place)
-        self._marked(written, found.markers[0])
-        (part,) = self.writer.output(dataclasses.replace(said, finished=ends), place)
-        assert isinstance(part, Mark)
-        self.writer.speak(written, part, found.markers[0].space, last=False, negative=False)
+        first, second = self._template("negative", template, kind).markers
+        worse = Output((Turn("assistant", output.strip()),), None)
+        written = Written([], [], [], [])
+        self.writer.say(written, [*self.writer.prompt(turns, place), *self.writer.output(worse, place)], first)
         repeats = self.writer.form.repeat_prompt
         if repeats:
-            for again in self.writer.prompt(turns, place, repeated=True):
-                if isinstance(again, Words):
-                    written.add(again.ids)
-        self.writer.mark(written, found.markers[1], joined=not repeats)
+            self.writer.say(written, self.writer.prompt(turns, place, repeated=True), second)
+        self.writer.mark(written, second, joined=not repeats)
         return written.ids
 
     def stop_strings(self, kind: FeedbackKind = "answer") -> list[str]:
         """Texts with which a next marker begins: a sample ends there, where outputs have no EOS of their own."""
         if self.writer.form.markers != "feedback":
             return []
-        pairs = self.writer.templates.of_kind(kind)
-        between = self.writer.templates.between
-        texts = [template.markers[1].text for template in pairs]
-        texts += [between + template.markers[0].text for template in pairs]
-        return sorted({text for text in texts if text.strip()})
+        form, templates = self.writer.form, self.writer.templates
+        pairs = [t for t in templates.pairs if kind in t.kinds and (not t.auxiliary or "aux" in form.weights)]
+        markers = [marker for pair in pairs if self._named(pair.name) for marker in pair.markers]
+        if "chain" in form.weights:
+            graded = [one for one in templates.graded if kind in one.kinds and self._named(one.name)]
+            markers += [one.marker(1, rank, len(one.grades)) for one in graded for rank in range(len(one.grades))]
+        return sorted({self.writer.texts(marker)[-1] for marker in markers})
 
     def comparison(
         self, record: Record, *, template: str | None = None, place: str = "record", record_id: int = 0
@@ -105,21 +102,16 @@ class FeedbackPrompts:
         if not pairs:
             raise InputError(f"{place}: field 'ratings': all are equal, none is better")
         marker = self._first("positive", template, rated.kind)
+        outputs = [self.writer.output(output, place) for output in rated.outputs]
+        # The marker is the prompt's where all outputs begin with it; dialogues may part at what a person says.
+        asked = self._asked(rated.prompt, marker, place, marked=all(isinstance(parts[0], Mark) for parts in outputs))
         answers, supervised = [], []
-        for output in rated.outputs:
-            written = self._begun(rated.prompt, place)
-            before = self._marked(written, marker)
-            for number, part in enumerate(self.writer.output(output, place)):
-                if isinstance(part, Words):
-                    written.add(part.ids)
-                    continue
-                if number:
-                    self.writer.mark(written, marker)
-                self.writer.speak(written, part, marker.space, last=True, negative=False)
-            answers.append(written.ids[before:])
-            supervised.append(written.output[before:])
-        prompt = self._asked(rated.prompt, marker, place)
-        return answers_example(prompt, answers, record_id=record_id, pairs=pairs, supervised=supervised)
+        for parts in outputs:
+            written = Written([], [], [], [])
+            self.writer.say(written, [*self.writer.prompt(rated.prompt, place), *parts], marker, last=True)
+            answers.append(written.ids[len(asked.ids) :])
+            supervised.append(written.output[len(asked.ids) :])
+        return answers_example(asked.ids, answers, record_id=record_id, pairs=pairs, supervised=supervised)
 
     def save(self, folder: str | Path) -> None:
         """Write ``hindsight.json`` into a model's folder, from which ``load_feedback_prompts`` reads."""
@@ -142,9 +134,8 @@ class FeedbackPrompts:
             if found.order[0] != first:
                 raise InputError(f"template {name!r} begins with the {found.order[0]} output, not the {first} one")
             return found
-        names = self.writer.form.template_names
         for template in templates.of_kind(kind):
-            if template.order[0] == first and (not names or template.name in names):
+            if template.order[0] == first and self._named(template.name):
                 return template
         raise InputError(f"templates {templates.name}: none for {kind!r} begins with the {first} output")
 
@@ -153,28 +144,18 @@ class FeedbackPrompts:
             return self.writer.neutral(kind)
         return self._template(polarity, name, kind).markers[0]
 
-    def _begun(self, prompt: str | tuple[Turn, ...], place: str) -> Written:
-        """The prompt, without an output of its own turns' marks: those are history here."""
+    def _named(self, name: str) -> bool:
+        return not self.writer.form.template_names or name in self.writer.form.template_names
+
+    def _asked(self, prompt: str | tuple[Turn, ...], marker: Marker, place: str, *, marked: bool = True) -> Written:
+        """The prompt, as in training, and the words that ask for an output."""
         written = Written([], [], [], [])
-        for part in self.writer.prompt(prompt, place):
-            if isinstance(part, Mark):
-                marker = self._first("positive", None, "dialogue")
-                self.writer.mark(written, marker)
-                self.writer.speak(written, part, marker.space, last=False, negative=False)
-            else:
-                written.add(part.ids)
-        return written
-
-    def _marked(self, written: Written, marker: Marker) -> int:
-        self.writer.mark(written, marker, opened=self.writer.form.dialogue == "chat_template")
-        return len(written.ids)
-
-    def _asked(self, prompt: str | tuple[Turn, ...], marker: Marker, place: str) -> list[int]:
-        written = self._begun(prompt, place)
-        self._marked(written, marker)
+        self.writer.say(written, self.writer.prompt(prompt, place), marker)
+        if marked:
+            self.writer.mark(written, marker)
         if not written.ids:
             raise InputError(f"{place}: field 'prompt' is empty and the tokenizer has no BOS to start from")
-        return written.ids
+        return written
 
 
 def load_feedback_prompts(folder: str | Path, tokenizer: TokenizerLike | Encoder) -> FeedbackPrompts:
@@ -188,16 +169,13 @@ def load_feedback_prompts(folder: str | Path, tokenizer: TokenizerLike | Encoder
         held = json.loads(path.read_text(encoding="utf-8"))
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in held["format"].items()}
         form = ChainFormat(**fields)
-        entries = held["templates"]
-        for entry in entries["pair"]:
-            entry["check_words"] = False  # they were checked, or let through, when they were trained on
-        templates = parse_templates(entries, held["templates_name"])
+        templates = parse_templates(held["templates"], held["templates_name"])
     except FileNotFoundError:
         raise InputError(
             f"{folder}: no {FILE}: this model was not trained by jaxalign hindsight; it has no words of feedback"
         ) from None
-    except (KeyError, TypeError, ValueError) as error:
-        if isinstance(error, InputError):
-            raise
+    except InputError as error:
+        raise InputError(f"{path}: {error}") from None
+    except (AttributeError, KeyError, OSError, TypeError, ValueError) as error:
         raise InputError(f"{path}: cannot be read ({type(error).__name__}: {error})") from None
     return FeedbackPrompts(ChainWriter(tokenizer, templates, form))

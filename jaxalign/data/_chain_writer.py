@@ -26,7 +26,7 @@ class Words:
 
     ids: tuple[int, ...]
     opens: bool = False
-    """Whether it asks for what follows, so that a marker stands right there: what a chat template begins a turn with."""
+    """Whether it ends as a chat template begins a turn of the assistant: a marker stands right there."""
 
 
 @dataclasses.dataclass(frozen=True)
@@ -105,7 +105,7 @@ class ChainWriter:
         text = ""
         for number, turn in enumerate(turns):
             joint = "" if first and number == 0 else self.templates.between
-            if turn.role == "assistant" and (mark_all or self.form.mark_turns == "all"):
+            if turn.role == "assistant" and turn.content and (mark_all or self.form.mark_turns == "all"):
                 if text:
                     parts.append(self._words(text, first and not parts))
                     text = ""
@@ -153,7 +153,8 @@ class ChainWriter:
     def texts(self, marker: Marker) -> list[str]:
         """Every text as which ``mark`` can write a marker."""
         alone = _alone(marker)
-        return [alone, self.templates.between + alone, *([marker.text] if marker.joined else [])] if alone else []
+        texts = [alone, self.templates.between + alone] if alone else []
+        return [*texts, marker.text] if marker.joined and marker.text else texts
 
     def _open(self, written: Written) -> bool:
         """Whether words may follow directly: after white space, or a BOS alone."""

@@ -5,9 +5,10 @@ from __future__ import annotations
 import dataclasses
 import functools
 import hashlib
+import itertools
 import json
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -50,6 +51,17 @@ class Item:
         return rating < 0.5 if len(self.outputs) == 1 else rating < (self.best or 0)
 
 
+class _Room(NamedTuple):
+    """What markers take, of all that a record can have."""
+
+    tokens: int
+    """Of the longest."""
+    largest: int
+    """The largest token id."""
+    spaces: frozenset[str]
+    """The white space after them."""
+
+
 class ChainExamples:
     """Chains of feedback and outputs as ``DrawnExamples``: structure, outputs, order and template of record i at its
     u-th use follow from (seed, i, u). Made by ``build_chains``."""
@@ -67,6 +79,7 @@ class ChainExamples:
         self._form, self._templates = writer.form, writer.templates
         self._limit = limit
         self.mixture = mixture
+        self._drawable_room = functools.cache(lambda kind, name: self._measure(self._drawable(kind, name)))
 
     def __len__(self) -> int:
         return len(self._items)
@@ -90,8 +103,9 @@ class ChainExamples:
         item = self._items[index]
         random = np.random.default_rng([self._seed, _DRAW, index, used])
         outputs, markers = self._choose(item, random)
+        own = self._own(item)
         return [
-            (self._own(item, place) or marker, item.outputs[place], item.negative(place))
+            (own[place] or marker, item.outputs[place], item.negative(place))
             for place, marker in zip(outputs, markers, strict=True)
         ]
 
@@ -106,10 +120,13 @@ class ChainExamples:
     @functools.cached_property
     def largest_token(self) -> int:
         """The largest token id of any draw."""
-        words = [ids for item in self._items for parts in (item.prompt, item.repeated, *item.outputs)
-                 for part in parts for ids in (_ids(self._writer, part),)]  # fmt: skip
-        markers = [self._writer.following(text) for text in self._marker_texts]
-        return max((max(ids) for ids in [*words, *markers] if len(ids)), default=0)
+        largest = self._writer.end
+        for item in self._items:
+            parts = [part for parts in (item.prompt, item.repeated, *item.outputs) for part in parts]
+            for room in (self._room(item, name) for name in self._names(item)):
+                ids = [token for part in parts for some in self._spoken(item, part, room) for token in some]
+                largest = max([largest, room.largest, *ids])
+        return largest
 
     def fingerprint(self) -> str:
         """The name of all draws: records and their order, tokenizer, templates, settings, limits, seed, mixture."""
@@ -117,22 +134,27 @@ class ChainExamples:
         form = dataclasses.asdict(self._form) | {"templates": self._templates.fingerprint()}
         mixture = None if self.mixture is None else [list(self.mixture.weights), self.mixture.source.tolist()]
         digest.update(json.dumps([form, self._seed, self._limit, self._writer.end, mixture], sort_keys=True).encode())
-        for text in self._marker_texts:
+        drawn = {
+            (item.rated.kind, name) for item in self._items for name in self._names(item) if not all(self._own(item))
+        }
+        markers = sorted({marker for key in drawn for marker in self._drawable(*key)})
+        for text in [text for marker in markers for text in self._writer.texts(marker)]:
             digest.update(np.asarray(self._writer.following(text), "<i4").tobytes())
         for item in self._items:
             known = [output.rating for output in item.rated.outputs]
             own = [output.feedback for output in item.rated.outputs]
-            digest.update(json.dumps([item.rated.kind, known, own, item.structures]).encode())
+            finished = [output.finished for output in item.rated.outputs]
+            digest.update(json.dumps([item.rated.kind, known, own, finished, item.structures]).encode())
             for parts in (item.prompt, item.repeated, *item.outputs):
                 for part in parts:
                     digest.update(b"m" if isinstance(part, Mark) else b"w")
-                    digest.update(np.asarray(_ids(self._writer, part), "<i4").tobytes())
+                    digest.update(np.asarray(part.ids, "<i4").tobytes())
         return digest.hexdigest()
 
-    def _own(self, item: Item, place: int) -> Marker | None:
-        """The feedback that a record brings itself."""
-        text = item.rated.outputs[place].feedback
-        return Marker(text) if text is not None and self._form.markers == "feedback" else None
+    def _own(self, item: Item) -> list[Marker | None]:
+        """The feedback that a record brings itself, output by output."""
+        texts = [output.feedback if self._form.markers == "feedback" else None for output in item.rated.outputs]
+        return [None if text is None else Marker(text) for text in texts]
 
     def _choose(self, item: Item, random: np.random.Generator) -> tuple[list[int], list[Marker]]:
         """Which outputs in which order, and the words before each."""
@@ -236,55 +258,83 @@ class ChainExamples:
                                 f"{len(template.grades)}"
                             )
 
-    @functools.cached_property
-    def _marker_texts(self) -> list[str]:
-        """Every text that a marker can be written as, with what may come before it."""
-        markers = [marker for template in self._templates.pairs for marker in template.markers]
-        for template in self._templates.graded:
-            ranks = len(template.grades)
-            markers += [template.marker(place, rank, ranks) for place in (0, 1) for rank in range(ranks)]
-        if self._form.markers != "feedback":
-            markers = [self._writer.neutral(kind) for kind in {item.rated.kind for item in self._items}]
-        texts = {marker.text for marker in markers} - {""}
-        return sorted(texts | {self._templates.between + text for text in texts})
+    def _names(self, item: Item) -> tuple[str, ...]:
+        """The structures that can be drawn of a record; "" = the outputs as they came."""
+        if not item.rated.rated:
+            return ("",)
+        return item.structures if len(item.outputs) > 1 else (("n",) if item.negative(0) else ("p",))
 
-    @functools.cached_property
-    def longest_marker(self) -> int:
-        """Tokens of the longest words before an output, but a record's own feedback."""
-        return max(len(self._writer.following(text)) for text in self._marker_texts) if self._marker_texts else 0
+    def _drawable(self, kind: str, name: str) -> list[Marker]:
+        """Every marker that can be drawn for a structure."""
+        if self._form.markers != "feedback" or not name:
+            return [self._writer.neutral(kind)]
+        if name == "chain":
+            return [
+                template.marker(place, rank, len(template.grades))
+                for template in self._gradeds(kind)
+                for place in (0, 1)
+                for rank in range(len(template.grades))
+            ]
+        alone = name in ("p", "n")
+        return [marker for template in self._pairs(kind, name) for marker in template.markers[: 1 if alone else 2]]
+
+    def _measure(self, markers: Sequence[Marker]) -> _Room:
+        ids = [self._writer.following(text) for marker in markers for text in self._writer.texts(marker)]
+        spaces = frozenset(marker.space for marker in markers)
+        return _Room(max(map(len, ids), default=0), max((max(some) for some in ids if some), default=0), spaces)
+
+    def _room(self, item: Item, name: str) -> _Room:
+        """What the markers of a record take in a structure, its own feedback among them."""
+        own = self._own(item)
+        rooms = [self._measure([marker for marker in own if marker])]
+        if not all(own):
+            rooms.append(self._drawable_room(item.rated.kind, name))
+        tokens, largest, spaces = zip(*rooms, strict=True)
+        return _Room(max(tokens), max(largest), frozenset().union(*spaces))
+
+    def _spoken(self, item: Item, part: Words | Mark, room: _Room) -> list[Sequence[int]]:
+        """Ids of a part, an output's after every white space that can stand before it."""
+        if isinstance(part, Words):
+            return [part.ids]
+        spaces = set(room.spaces)
+        if not any(before.ids for before in item.prompt):
+            spaces.add("")  # it may be the first of all
+        return [part.ids if s == " " else self._writer.encoder.following(s + part.content) for s in sorted(spaces)]
+
+    def _size(self, item: Item, parts: Parts, room: _Room) -> tuple[int, int]:
+        """The most tokens and targets that parts take, with their markers and EOS."""
+        words = sum(len(part.ids) for part in parts if isinstance(part, Words))
+        spoken = [self._spoken(item, part, room) for part in parts if isinstance(part, Mark)]
+        outputs = sum(max(map(len, ids)) + 1 for ids in spoken)
+        return words + outputs + len(spoken) * room.tokens, outputs
 
     def _largest(self, item: Item) -> tuple[int, int]:
         """The most tokens and targets that any draw of a record has."""
-        longest = self.longest_marker
-        for output in item.rated.outputs:
-            if output.feedback is not None and self._form.markers == "feedback":
-                longest = max(longest, len(self._writer.following(self._templates.between + output.feedback)))
-
-        def size(parts: Parts, index: int) -> int:
-            return sum(
-                len(_ids(self._writer, part)) + (0 if index or isinstance(part, Words) else longest) for part in parts
-            )
-
-        def outputs(parts: Parts) -> int:
-            return sum(len(_ids(self._writer, part)) for part in parts if isinstance(part, Mark))
-
-        if not item.rated.rated:
-            places = len(item.outputs)
-        else:
-            most = {"p": 1, "n": 1, "chain": self._form.chain_length}
-            places = min(len(item.outputs), max(most.get(structure, 2) for structure in item.structures))
-        blocks = sorted((size(parts, 0) for parts in item.outputs), reverse=True)[:places]
-        learnt = sorted((outputs(parts) for parts in item.outputs), reverse=True)[:places]
-        tokens = size(item.prompt, 0) + sum(blocks) + (places - 1) * size(item.repeated, 0)
-        targets = outputs(item.prompt) + sum(learnt) + (places - 1) * outputs(item.repeated)
+        most = {"": len(item.outputs), "p": 1, "n": 1, "chain": self._form.chain_length}
+        found = []
+        for name in self._names(item):
+            room, places = self._room(item, name), min(len(item.outputs), most.get(name, 2))
+            sizes = [self._size(item, parts, room) for parts in item.outputs]
+            before, again = (self._size(item, parts, room) for parts in (item.prompt, item.repeated))
+            found.append([
+                before[n] + sum(sorted((size[n] for size in sizes), reverse=True)[:places]) + (places - 1) * again[n]
+                for n in (0, 1)
+            ])  # fmt: skip
+        tokens, targets = map(max, zip(*found, strict=True))
         if self._form.learn_markers:
             targets = tokens
         return (tokens, targets) if self._limit is None else (min(tokens, self._limit), min(targets, self._limit))
 
+    def opening(self, index: int) -> int:
+        """The most tokens before an output of example ``index``: its prompt, what a person says, a marker."""
+        item = self._items[index]
+        said = [sum(len(part.ids) for part in itertools.takewhile(_is_words, parts)) for parts in item.outputs]
+        rooms = [self._room(item, name) for name in self._names(item)]
+        return max(said) + max(self._size(item, item.prompt, room)[0] + room.tokens for room in rooms)
 
-def _ids(writer: ChainWriter, part: Words | Mark) -> Sequence[int]:
-    """Ids of a part, an output's with its EOS."""
-    return part.ids if isinstance(part, Words) else [*writer.following(" " + part.content), writer.end]
+
+def _is_words(part: Words | Mark) -> bool:
+    return isinstance(part, Words)
 
 
 def _draw(templates: Sequence[Any], random: np.random.Generator) -> Any:

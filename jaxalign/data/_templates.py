@@ -311,6 +311,11 @@ def _flag(fields: Mapping[str, Any], name: str, place: str, default: bool) -> bo
 
 def _kinds(entry: Mapping[str, Any], place: str) -> tuple[str, ...]:
     kinds = entry.get("kinds", list(KINDS))
-    if not isinstance(kinds, Sequence) or isinstance(kinds, str) or not kinds or any(kind not in KINDS for kind in kinds):
+    if (
+        not isinstance(kinds, Sequence)
+        or isinstance(kinds, str)
+        or not kinds
+        or any(kind not in KINDS for kind in kinds)
+    ):
         raise InputError(f"{place}: field 'kinds': expected a list of {', '.join(KINDS)}, got {kinds!r:.60}")
     return tuple(kinds)

@@ -47,6 +47,12 @@ def make_source(
     part, parts = sharding.row_share(mesh)
     beside = None
     if pretraining is not None:
+        divisor = config.accumulation * sharding.data_shards(mesh)
+        if pretraining.batch_size % divisor:
+            raise InputError(
+                f"--pretraining-batch-size: {pretraining.batch_size} rows do not divide into {divisor} "
+                "(--accumulation times the data shards of --mesh)"
+            )
         beside = data.make_batches(
             pretraining.examples,
             batch_size=pretraining.batch_size,

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 
 from jaxalign import sampling
-from jaxalign.data import FeedbackKind, FeedbackPrompts, Polarity
+from jaxalign.data import FeedbackKind, FeedbackPrompts, Polarity, rated_outputs
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._objective import Params
@@ -70,10 +70,10 @@ def sample_with_feedback(
       InputError: a prompt that cannot be read, or for which no template is; what ``generate`` refuses.
     """
     names = [f"prompt {number}" for number in range(len(contents))] if places is None else list(places)
-    own = kind or prompts.writer.form.kind
     encoder = prompts.writer.encoder
     stops = tuple(sorted({encoder.eos, prompts.writer.end}))
-    strings = prompts.stop_strings(own)
+    kinds = [kind] if kind else [_kind(prompts, content, name) for content, name in zip(contents, names, strict=True)]
+    strings = sorted({string for one in set(kinds) for string in prompts.stop_strings(one)})
 
     def generate(asked: Sequence[Sequence[int]], key: jax.Array, **more: Any) -> list[Drafts]:
         samples = sampling.generate(
@@ -102,7 +102,9 @@ def sample_with_feedback(
     ]
     drafts = generate(asked, key, **settings)
     each = settings.pop("samples_per_prompt", 1)
-    settings.pop("seeds", None)
+    chosen = settings.pop("seeds", None)
+    chosen = range(len(contents)) if chosen is None else chosen
+    seeds = [(int(seed) * each + sample) % 2**32 for seed in chosen for sample in range(each)]
     for number in range(improvements):
         again: dict[int, list[int]] = {}
         for row, draft in enumerate(drafts):
@@ -111,12 +113,21 @@ def sample_with_feedback(
                 ids = prompts.better(content, draft.texts[-1], template=better_template, kind=kind, place=name)
                 if len(ids) + max_new_tokens <= config.max_positions:
                     again[row] = ids
-        if not again:
+        if not again and number == 0:
             raise InputError(
                 "improvements: no output says anything, or leaves room for a better one "
                 f"({config.max_positions} positions)"
             )
-        better = generate(list(again.values()), jax.random.fold_in(key, ROUND + number), seeds=list(again), **settings)
+        if not again:
+            break
+        own = [seeds[row] for row in again]
+        better = generate(list(again.values()), jax.random.fold_in(key, ROUND + number), seeds=own, **settings)
         for row, new in zip(again, better, strict=True):
             drafts[row] = dataclasses.replace(new, texts=(*drafts[row].texts, *new.texts))
     return drafts
+
+
+def _kind(prompts: FeedbackPrompts, content: Any, name: str) -> FeedbackKind:
+    """What the outputs to a prompt are: those trained on, or a dialogue's."""
+    record = {"prompt": content, "completion": "a", "label": True}
+    return rated_outputs(record, name, kind=prompts.writer.form.kind).kind

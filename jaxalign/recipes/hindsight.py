@@ -126,13 +126,14 @@ class HindsightConfig(HindsightObjective, ChainFormat, RunConfig):
 
 def load(config: HindsightConfig) -> Tokenise:
     """Read the records and the pretraining text; the result makes chains of them. Raises ``InputError``."""
+    parts = [_read(config, source, config.dataset_split, config.dataset_limit) for source in config.dataset]
     datasets = list(config.dataset)
     if config.prompts is not None:
         path = feedback_file(config)
         if not path.is_file():
             raise InputError(f"{path}: nothing has been sampled and rated yet; jaxalign hindsight does that")
         datasets.append(str(path))
-    parts = [_read(config, source, config.dataset_split) for source in datasets]
+        parts.append(_read(config, str(path)))
     held_out = None
     if config.eval_dataset is not None:
         held_out = _read(config, config.eval_dataset, config.eval_split)
@@ -199,8 +200,8 @@ def feedback_file(config: HindsightConfig) -> Path:
     return config.output_dir / "feedback.jsonl"
 
 
-def _read(config: HindsightConfig, source: str, split: str) -> Records:
-    return data.load_feedback(source, split, limit=config.dataset_limit, on_bad_row=config.on_bad_row, axis=config.axis)
+def _read(config: HindsightConfig, source: str, split: str = "train", limit: int | None = None) -> Records:
+    return data.load_feedback(source, split, limit=limit, on_bad_row=config.on_bad_row, axis=config.axis)
 
 
 def _joined(parts: list[Records]) -> tuple[Records, list[int]]:

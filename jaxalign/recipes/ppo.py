@@ -8,7 +8,7 @@ Records: anything with a ``prompt``; answers, where there are any, are not read.
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -23,7 +23,7 @@ from jaxalign.recipes._raters import identity_of, load_text_reward
 from jaxalign.recipes._run import load_tokenizer, same_shape, say, weights_name, write_final
 from jaxalign.sampling import TextReward
 
-__all__ = ["ALIASES", "PRESETS", "PRESET_YIELDS", "PPOConfig", "run"]
+__all__ = ["ALIASES", "PRESETS", "PRESET_YIELDS", "PPOConfig", "load", "run"]
 
 PRESETS = PPO_PRESETS
 ALIASES = {"--beta": "--kl-coefficient"}
@@ -64,12 +64,29 @@ class PPOConfig(PPOFitConfig, FolderConfig):
             raise InputError("--overlap-rewards: a reward model is computed on the devices; nothing would overlap")
 
 
-def run(config: PPOConfig) -> None:
-    """Load, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
-    sharding.initialize_distributed()
+def load(config: PPOConfig) -> Callable[[Any], list[Prompt]]:
+    """Read the records; the result makes prompts of them, by a tokenizer. Raises ``InputError``."""
     records = data.load_records(
         config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
     )
+
+    def tokenise(tokenizer: Any) -> list[Prompt]:
+        prompts, counters = data.build_prompts(
+            records,
+            tokenizer,
+            truncation=Truncation(max_prompt_length=config.max_prompt_length, prompt=config.prompt_truncation),
+            on_bad_row=config.on_bad_row,
+        )
+        say(f"{config.dataset}: {counters.summary()}")
+        return prompts
+
+    return tokenise
+
+
+def run(config: PPOConfig) -> None:
+    """Load, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
+    sharding.initialize_distributed()
+    tokenise = load(config)
     model_config = models.load_config(config.model)
     if model_config.labels:
         raise InputError(f"--model: {config.model} is a classifier, no language model")
@@ -77,13 +94,7 @@ def run(config: PPOConfig) -> None:
         raise InputError("--reference: the reference model has another architecture than --model")
     tokenizer = load_tokenizer(config.model)
     encoder = data.Encoder(tokenizer)
-    prompts, counters = data.build_prompts(
-        records,
-        encoder,
-        truncation=Truncation(max_prompt_length=config.max_prompt_length, prompt=config.prompt_truncation),
-        on_bad_row=config.on_bad_row,
-    )
-    say(f"{config.dataset}: {counters.summary()}")
+    prompts = tokenise(encoder)
 
     mesh = sharding.parse_mesh(config.mesh)
     identity: dict[str, Any] = {"prompts": _name(prompts)}

@@ -30,7 +30,7 @@ def test_version(shell):
     assert shell("--version") == (0, f"{jaxalign.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", COMMANDS)
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "preview"])  # which takes a recipe first
 def test_every_flag_has_its_help(command, shell):
     status, output, errors = shell(command, "--help")
     assert (status, errors) == (0, "")
@@ -44,6 +44,16 @@ def test_every_flag_has_its_help(command, shell):
     for flag in ("--model", "--dtype", *own.get(command, of_runs)):
         assert flag in output
     assert "Folder in Hugging Face format, or a hub id." in " ".join(output.split())
+
+
+def test_the_previews_help_lists_its_recipes(shell):
+    status, output, errors = shell("preview", "--help")
+    assert (status, errors) == (0, "")
+    assert output.startswith("usage: jaxalign preview RECIPE --model")
+    for name in ("sft", "dpo", "reward", "hindsight", "ppo"):
+        assert f"jaxalign preview {name} " in output
+        assert COMMANDS[name].summary in output
+    assert max(map(len, output.splitlines())) <= 120
 
 
 def test_help_is_quick():

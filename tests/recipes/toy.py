@@ -4,6 +4,7 @@ import functools
 import json
 import random
 import tempfile
+import tomllib
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,6 +14,7 @@ import jax
 import numpy as np
 
 from jaxalign import data, models, recipes
+from jaxalign.data._templates import parse_templates
 from jaxalign.training import OptimizerConfig
 from tests.tolerances import FLOAT32
 
@@ -119,6 +121,65 @@ def demonstrations() -> list[dict[str, Any]]:
     return [{"prompt": words(prompt, source), "completion": words(answer, source)} for prompt, answer in sizes]
 
 
+def feedback_records() -> list[dict[str, Any]]:
+    """Eight records with feedback: pairs, and three answers of which two may be as good; of many sizes."""
+    source = random.Random(3)
+    kinds = [
+        (4, (3, 5), (1, 0)), (6, (2, 4, 3), (1, 2, 0)), (2, (6, 2), (0, 1)), (5, (3, 3, 4), (2, 2, 1)),
+        (3, (1, 2), (1, 0)), (7, (4, 2), (0, 1)), (4, (2, 5, 1), (0, 1, 2)), (3, (5, 3), (1, 0)),
+    ]  # fmt: skip
+    return [
+        {"prompt": words(prompt, source), "responses": [words(n, source) for n in answers], "ratings": list(ratings)}
+        for prompt, answers, ratings in kinds
+    ]
+
+
+TEMPLATES = """
+between = " "
+user = "it:"
+assistant = "to:"
+
+[neutral]
+answer = "it was:"
+dialogue = "to:"
+
+[[pair]]
+name = "good-bad"
+text = "good: {positive} bad: {negative}"
+
+[[pair]]
+name = "good-bad-plot"
+text = "good plot: {positive} bad plot: {negative}"
+
+[[pair]]
+name = "bad-good"
+text = "bad: {negative} good: {positive}"
+
+[[pair]]
+name = "bad-good-film"
+text = "bad film: {negative} good film: {positive}"
+"""
+"""Templates of ``WORDS``, of two or three tokens each."""
+
+
+def templates() -> data.TemplateSet:
+    return parse_templates(tomllib.loads(TEMPLATES), "toy")
+
+
+def chains(records: list[dict[str, Any]] | None = None, **form: Any) -> data.ChainExamples:
+    """Chains of ``feedback_records`` under ``TEMPLATES``; ``sources`` and ``weights`` mix them, ``form`` the rest."""
+    mixed = {name: form.pop(name) for name in ("sources", "weights", "seed") if name in form}
+    some = feedback_records() if records is None else records
+    return data.build_chains(some, tokenizer(), data.ChainFormat(**form), templates=templates(), **mixed)[0]
+
+
+def pretraining(rows: int = 16, length: int = 12) -> recipes.Pretraining:
+    """Windows of documents of several sizes, packed into rows."""
+    source = random.Random(4)
+    documents = [{"text": words(count, source)} for count in (30, 5, 8, 3, 21, 12, 6, 40)]
+    return recipes.Pretraining(data.text_windows(documents, tokenizer(), length=length)[0], rows, length)
+
+
 def examples(records: list[dict[str, Any]], kind: Any = None) -> list[data.Example]:
     return data.build_examples(records, tokenizer(), kind=kind)[0]
 
@@ -147,7 +208,7 @@ def leaves(tree: Any) -> dict[str, np.ndarray]:
 
 def train(
     shape: str,
-    some_examples: list[data.Example],
+    some_examples: data.Examples,
     make_objective: Callable[[models.ModelConfig], recipes.Objective],
     *,
     start: Any = None,
@@ -155,6 +216,8 @@ def train(
     learning_rate: float = 0.1,
     reference: Any = None,
     cache_reference: bool = False,
+    pretraining: recipes.Pretraining | None = None,
+    eval_examples: data.Examples = (),
     **options: Any,
 ) -> Run:
     """``recipes.fit`` with plain SGD on whole-dataset batches, on one device unless ``mesh`` says more; recorded."""
@@ -181,6 +244,8 @@ def train(
             config,
             reference=reference,
             cache_reference=cache_reference,
+            pretraining=pretraining,
+            eval_examples=eval_examples,
             directory=folder,
             evaluate=keep,
             report=lambda done, total, note: None,

@@ -1,0 +1,138 @@
+"""Chain of Hindsight beside its baselines and ablations: what is trained, with what, for how long.
+
+``experiments.coh_sentiment``, ``coh_summarization`` and ``coh_dialogue`` put this together with a task each
+(``experiments._hindsight_tasks``) and write the report.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from experiments._stages import Report
+from jaxalign import data, recipes
+from jaxalign.data import ChainFormat, FeedbackPrompts
+from jaxalign.models import ModelConfig
+from jaxalign.recipes import FitConfig, HindsightObjective, Pretraining
+from jaxalign.training import OptimizerConfig
+
+__all__ = ["BASE", "METHODS", "RLHF_ROW", "Method", "Training", "train"]
+
+Params = Any
+BASE = "Base"
+RLHF_ROW = "RLHF (PPO)"
+
+
+@dataclass(frozen=True)
+class Method:
+    """A row of the table: what sequences look like, and what is learnt of them."""
+
+    name: str
+    form: dict[str, Any] = field(default_factory=dict)
+    """Of ``ChainFormat``."""
+    objective: dict[str, Any] = field(default_factory=dict)
+    """Of ``HindsightObjective``."""
+
+    def chain_format(self, templates: str) -> ChainFormat:
+        """With the task's templates."""
+        return ChainFormat(templates=templates, **self.form)
+
+
+_ALONE = {"structures": ("p", "n"), "emit": "each"}
+_PLAIN = {"forget_max_ratio": 0.0}
+
+METHODS = {
+    method.name: method
+    for method in (
+        Method("SFT", {"structures": ("p",), "markers": "neutral"}, _PLAIN),
+        Method("SFT on all", {**_ALONE, "markers": "neutral"}, _PLAIN),
+        Method("C-SFT", _ALONE, _PLAIN),
+        Method("SFT-U", {**_ALONE, "markers": "neutral"}, _PLAIN | {"unlikelihood_weight": 0.5}),
+        Method("CoH"),
+        Method("CoH, no forgetful mask", {}, _PLAIN),
+        Method("CoH, no chain", {"structures": ("p", "n")}),
+        Method("CoH, no pretraining term", {}, {"pretraining_weight": 0.0}),
+        Method("CoH, feedback learnt too", {"learn_markers": True}),
+    )
+}
+"""The paper's baselines and ablations (Liu et al. 2023, arXiv 2302.02676, sections 4.1 and 4.4), in its order."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Training:
+    """One run's numbers; the same for every method of a table."""
+
+    steps: int = 100
+    """Updates."""
+    batch_size: int = 16
+    """Sequences in an update."""
+    learning_rate: float = 5e-4
+    """Of Adam (betas .9, .95), after the warm-up."""
+    warmup_steps: int = 10
+    """Linear warm-up."""
+    frozen_layers: int = 0
+    """Lowest layers that stay as they are."""
+    max_length: int = 128
+    """Most tokens of a sequence."""
+    pretraining_batch_size: int = 16
+    """Rows of pretraining text in an update."""
+    pretraining_length: int = 64
+    """Tokens of such a row."""
+    pretraining_weight: float = 1.5
+    """Lambda; 1.5 is the paper's."""
+
+
+def train(
+    config: ModelConfig,
+    params: Params,
+    records: Sequence[Any],
+    text: Sequence[data.Example],
+    tokenizer: Any,
+    method: Method,
+    training: Training,
+    *,
+    templates: str,
+    kind: data.FeedbackKind,
+    seed: int,
+    report: Report,
+) -> tuple[Params, FeedbackPrompts]:
+    """One run of a method; the model, and how it is asked."""
+    form = ChainFormat(templates=templates, kind=kind, **method.form)
+    chains, _ = data.build_chains(
+        records,
+        tokenizer,
+        form,
+        truncation=data.Truncation(max_length=training.max_length, prompt="keep_end"),
+        seed=seed,
+    )
+    objective = HindsightObjective(**{"pretraining_weight": training.pretraining_weight, **method.objective})
+    pretraining = None
+    if objective.pretraining_coefficient > 0:
+        pretraining = Pretraining(text, training.pretraining_batch_size, training.pretraining_length)
+    settings = FitConfig(
+        max_steps=training.steps,
+        batch_size=training.batch_size,
+        optimizer=OptimizerConfig(
+            learning_rate=training.learning_rate, warmup_steps=training.warmup_steps, beta2=0.95, clip_norm=1.0
+        ),
+        frozen_layers=training.frozen_layers,
+        seed=seed,
+    )
+    result = recipes.fit(
+        config,
+        params,
+        chains,
+        lambda model_config: recipes.hindsight_objective(model_config, objective),
+        settings,
+        pretraining=pretraining,
+        report=report,
+    )
+    if result.interrupted:  # a stage that was stopped has no result to keep
+        raise KeyboardInterrupt
+    return result.params, FeedbackPrompts(chains.writer)
+
+
+def asked_prompts(tokenizer: Any, method: Method | None, templates: str, kind: data.FeedbackKind) -> FeedbackPrompts:
+    """How the model of a method is asked; None: one that was not trained, in neutral words."""
+    form = {"structures": ("p",), "markers": "neutral"} if method is None else method.form
+    chain_format = ChainFormat(templates=templates, kind=kind, **form)
+    return FeedbackPrompts(data.ChainWriter(tokenizer, data.load_templates(templates), chain_format))

@@ -1,0 +1,192 @@
+"""The report of a table of Chain of Hindsight: intervals, differences, and whether the paper's order holds."""
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich.console import Console
+
+from experiments._hindsight import BASE
+from experiments._hindsight_tasks import Measured, Task
+from jaxalign import evaluation
+from jaxalign.evaluation import Interval
+
+__all__ = ["write"]
+
+COH = "CoH"
+# The paper has CoH above every other row, and its own ablations below it.
+PAPER = "CoH above every baseline and every ablation (Liu et al. 2023, tables 1 and 2, figure 5)"
+
+
+def write(
+    output: Path,
+    task: Task,
+    table: Any,
+    results: Mapping[str, Sequence[Measured]],
+    *,
+    name: str,
+    title: str,
+    console: Console,
+) -> dict[str, Any]:
+    """Write ``report.md``, ``table.csv``, ``results.json`` and, with matplotlib, the figure; returns the numbers."""
+    rows = [_row(method, found, task.decimals) for method, found in results.items()]
+    differences = _differences(results)
+    control = _control(results)
+    copied = _copied(results)
+    lines = [
+        f"# {title}", "",
+        f"Preset `{name}`: {len(table.seeds)} training seed{'s' * (len(table.seeds) > 1)}, {table.training.steps} "
+        f"updates of {table.training.batch_size} sequences each, {len(task.records)} records with feedback, "
+        f"{len(results[BASE][0]['score'])} held-out items.", "",
+        f"Score: {task.score}. Intervals are 95 % bootstrap intervals over held-out items, a model's seeds averaged; "
+        "\"seeds\" are the lowest and highest mean of a seed.", "",
+        evaluation.markdown_table(rows),
+    ]  # fmt: skip
+    if differences:
+        lines += [
+            f"## Does the paper's order hold? ({PAPER})", "",
+            evaluation.markdown_table([_shown(row, task.decimals) for row in differences]),
+            _reading(differences), "",
+        ]  # fmt: skip
+    if control:
+        lines += [
+            "## Do the words steer?", "",
+            "The same model after the words of a good output and after those of a bad one, paired by item.", "",
+            evaluation.markdown_table([_shown(row, task.decimals) for row in control]),
+        ]  # fmt: skip
+    if copied:
+        lines += [
+            "## Does the second output copy the first?", "",
+            "Share of the second output's word 3-grams that the first, given back as the worse one, has too.", "",
+            evaluation.markdown_table([_shown(row, 3) for row in copied]),
+        ]  # fmt: skip
+    output.mkdir(parents=True, exist_ok=True)
+    text = "\n".join(lines).rstrip() + "\n"
+    (output / "report.md").write_text(text, encoding="utf-8")
+    (output / "table.csv").write_text(evaluation.csv_table(_full(results)), encoding="utf-8")
+    numbers = {
+        "rows": {method: {key: float(np.mean([np.mean(one[key]) for one in found])) for key in found[0]}
+                 for method, found in results.items()},
+        "differences": [_plain(row) for row in differences],
+        "control": [_plain(row) for row in control],
+        "copied": [_plain(row) for row in copied],
+    }  # fmt: skip
+    (output / "results.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
+    _draw(output, task, results)
+    console.print(text, highlight=False, markup=False, soft_wrap=True)
+    console.print(f"written to {output / 'report.md'}", highlight=False, markup=False)
+    return numbers
+
+
+def seeds_averaged(rows: Sequence[Measured], name: str) -> np.ndarray:
+    """A value of every item, a model's seeds averaged."""
+    return np.mean([row[name] for row in rows], axis=0)
+
+
+def _interval(rows: Sequence[Measured], name: str) -> Interval:
+    return evaluation.bootstrap_interval(seeds_averaged(rows, name))
+
+
+def _row(method: str, rows: Sequence[Measured], decimals: int) -> dict[str, object]:
+    means = [float(np.mean(row["score"])) for row in rows]
+    found: dict[str, object] = {"method": method, "score": _text(_interval(rows, "score"), decimals)}
+    found["seeds"] = f"{min(means):.{decimals}f} to {max(means):.{decimals}f}" if len(means) > 1 else ""
+    for name in rows[0]:
+        if name not in ("score", "copied"):
+            digits = decimals if name.startswith("score") else 3
+            found[name] = f"{np.mean(seeds_averaged(rows, name)):.{digits}f}"
+    return found
+
+
+def _differences(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, Any]]:
+    if COH not in results:
+        return []
+    own = seeds_averaged(results[COH], "score")
+    found = []
+    for method, rows in results.items():
+        if method == COH:
+            continue
+        difference = evaluation.paired_bootstrap_difference(own, seeds_averaged(rows, "score"))
+        lows = [float(np.mean(row["score"])) for row in rows]
+        highs = [float(np.mean(row["score"])) for row in results[COH]]
+        apart = min(highs) > max(lows) or max(highs) < min(lows)
+        verdict = "holds" if difference.low > 0 else "reversed" if difference.high < 0 else "undecided"
+        found.append({
+            "CoH minus": method, "difference": difference, "every seed": "yes" if apart else "no", "the order": verdict,
+        })  # fmt: skip
+    return found
+
+
+def _reading(differences: Sequence[Mapping[str, Any]]) -> str:
+    """What the table says, in a sentence."""
+
+    def names(verdict: str) -> str:
+        return ", ".join(str(row["CoH minus"]) for row in differences if row["the order"] == verdict)
+
+    parts = [
+        f"{text}: {found}"
+        for text, found in (
+            ("CoH is above", names("holds")), ("CoH is below", names("reversed")),
+            ("no difference is shown to", names("undecided")),
+        )
+        if found
+    ]  # fmt: skip
+    return (
+        "Read off the intervals: " + "; ".join(parts) + '. The intervals are over items, for these seeds; "every seed" '
+        "says whether all of one method's seeds lie on one side of all of the other's."
+    )
+
+
+def _control(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, Any]]:
+    found = []
+    for method, rows in results.items():
+        if "score, bad words" in rows[0]:
+            good, bad = seeds_averaged(rows, "score"), seeds_averaged(rows, "score, bad words")
+            entry: dict[str, Any] = {
+                "method": method,
+                "good minus bad": evaluation.paired_bootstrap_difference(good, bad),
+            }
+            if "score, bettered" in rows[0]:
+                better = seeds_averaged(rows, "score, bettered")
+                entry["bettered minus bad"] = evaluation.paired_bootstrap_difference(better, bad)
+            found.append(entry)
+    return found
+
+
+def _copied(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, Any]]:
+    return [
+        {"method": method, "copied": _interval(rows, "copied")}
+        for method, rows in results.items()
+        if "copied" in rows[0]
+    ]
+
+
+def _text(interval: Interval, decimals: int) -> str:
+    return f"{interval.estimate:.{decimals}f} [{interval.low:.{decimals}f}, {interval.high:.{decimals}f}]"
+
+
+def _shown(row: Mapping[str, Any], decimals: int) -> dict[str, object]:
+    return {name: _text(value, decimals) if isinstance(value, Interval) else value for name, value in row.items()}
+
+
+def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: [value.estimate, value.low, value.high] if isinstance(value, Interval) else value
+        for name, value in row.items()
+    }
+
+
+def _full(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, object]]:
+    return [{"method": method} | {name: _interval(rows, name) for name in rows[0]} for method, rows in results.items()]
+
+
+def _draw(output: Path, task: Task, results: Mapping[str, Sequence[Measured]]) -> None:
+    import importlib.util
+
+    if importlib.util.find_spec("matplotlib") is None:
+        return
+    bars = {method: _interval(rows, "score") for method, rows in results.items()}
+    seeds = {method: [float(np.mean(row["score"])) for row in rows] for method, rows in results.items()}
+    evaluation.save_figure(evaluation.plot_intervals(bars, points=seeds, label=task.score), output / "table")

@@ -1,0 +1,157 @@
+"""Controlled sentiment as feedback: a model's own reviews, rated by a classifier (Algorithm 1), good ones asked for."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from experiments._hindsight_tasks import Measured, forgetting, text_windows
+from experiments._sentiment import Study
+from experiments._sentiment_rlhf import PPO, train_ppo
+from experiments._sentiment_start import Assets, prepare
+from experiments._stages import Report, Stages
+from experiments.assets.prompts import Prompt
+from jaxalign import data, evaluation, recipes, sampling
+from jaxalign.data import FeedbackKind, FeedbackPrompts, Polarity
+
+__all__ = ["TEMPLATES", "ReviewsTask"]
+
+Params = Any
+TEMPLATES = str(Path(__file__).parent / "templates" / "reviews.toml")
+PRETRAINING_REVIEWS = 1000  # whole reviews, cut into windows
+LEAD = "\n"  # what a review stands behind, in the start model's fine-tuning too
+
+
+@dataclass
+class ReviewsTask:
+    """The sentiment study's start model, prefixes and raters; an output is a whole review, its opening given."""
+
+    study: Study
+    assets: Assets
+    text_length: int
+    templates: str = TEMPLATES
+    kind: FeedbackKind = "answer"
+    score: str = "true reward of the continuation (log-odds of positive) after the words of a good review"
+    decimals: int = 2
+
+    @classmethod
+    def load(cls, study: Study, stages: Stages, text_length: int) -> "ReviewsTask":
+        """Prepare, or read what was prepared."""
+        return cls(study, prepare(study, stages), text_length)
+
+    def __post_init__(self) -> None:
+        self.config, self.start, self.tokenizer = self.assets.config, self.assets.start, self.assets.tokenizer
+        self.records = self._records()
+        texts = [" ".join(text.split()) for text in self.assets.sft_texts[:PRETRAINING_REVIEWS]]
+        windows = text_windows([LEAD + text for text in texts], self.tokenizer, self.text_length, held_out=64)
+        self.text, self._held_text = windows.train, windows.held_out
+        self.inputs = self.assets.sampled | {"pretraining": data.fingerprint(self.text)}
+
+    def _records(self) -> list[dict[str, Any]]:
+        """Each prefix with its four samples and their rewards."""
+        found = []
+        for example in self.assets.examples:
+            opening = self.assets.training[example.record_id].opening
+            said = [
+                self.tokenizer.decode(example.tokens[example.branch == slot + 1].tolist(), skip_special_tokens=True)
+                for slot in range(example.sequences)
+            ]
+            scores = sampling.score_texts(self.assets.raters.reward, [opening] * len(said), said)
+            found.append({
+                "prompt": LEAD,
+                "responses": [opening + text for text in said],
+                "ratings": [float(score) for score in scores],
+                "finished": [False] * len(said),  # they are cut at a length
+            })  # fmt: skip
+        return found
+
+    def measure(self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report) -> Measured:
+        held = self.assets.held_out
+        plain = [list(prompt.ids) for prompt in held]
+        asked = plain if prompts is None else self._asked(prompts, "positive", held)
+        ids, texts = self._sample(params, asked, seed, report)
+        found = {
+            "score": self._by_prefix(self._rated("reward", texts)),
+            "judge": self._by_prefix(self._rated("judge", texts)),
+            "log-perplexity under the start model": self._by_prefix(self._perplexity(plain, ids)),
+            "plain text, nats a token": forgetting(self.config, params, self._held_text),
+        }
+        if prompts is not None and prompts.writer.form.markers == "feedback":
+            _, bad = self._sample(params, self._asked(prompts, "negative", held), seed, report)
+            found["score, bad words"] = self._by_prefix(self._rated("reward", bad))
+            found |= self._bettered(params, prompts, held, bad, seed, report)
+        return found
+
+    def rlhf(self, *, seed: int, report: Report) -> Params:
+        """PPO against the reward model that was learnt of the same samples (and more of them)."""
+        assert self.assets.reward is not None
+        target = self.study.rlhf.seeds_at
+        return train_ppo(
+            self.config, self.start, self.assets.training, self.assets.reward, PPO("learned", target), self.study,
+            self.tokenizer, seed=self.study.seed + seed, report=report,
+        )[0]  # fmt: skip
+
+    def _asked(self, prompts: FeedbackPrompts, polarity: Polarity, held: Sequence[Prompt]) -> list[list[int]]:
+        before = prompts.tokens(LEAD, polarity)
+        return [[*before, *self._opening(prompt)] for prompt in held]
+
+    def _opening(self, prompt: Prompt) -> list[int]:
+        text = " " + self.tokenizer.decode(prompt.ids[len(self.tokenizer.encode(LEAD, add_special_tokens=False)) :])
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _bettered(
+        self, params: Params, prompts: FeedbackPrompts, held: Sequence[Prompt], first: Sequence[str], seed: int,
+        report: Report,
+    ) -> Measured:  # fmt: skip
+        """The model's own bad review given back, a better one asked for: its score, and how much of it is copied."""
+        each = self.study.held_out_samples
+        openings = [held[index // each].opening for index in range(len(first))]
+        asked = [
+            [*prompts.better(LEAD, opening + text), *self._opening(held[index // each])]
+            for index, (opening, text) in enumerate(zip(openings, first, strict=True))
+        ]
+        _, texts = self._sample(params, asked, seed + 1, report, each=1)
+        return {
+            "score, bettered": self._by_prefix(self._rated("reward", texts)),
+            "copied": self._by_prefix(evaluation.copied_share(texts, first, n=3)),
+        }
+
+    def _sample(
+        self, params: Params, asked: Sequence[Sequence[int]], seed: int, report: Report, *, each: int | None = None
+    ) -> tuple[list[list[int]], list[str]]:
+        end = self.tokenizer.eos_token_id
+        samples = sampling.generate(
+            self.config,
+            params,
+            asked,
+            jax.random.key(seed + 17),
+            max_new_tokens=self.study.max_new_tokens,
+            temperature=self.study.temperature,
+            stop_tokens=[end],
+            samples_per_prompt=self.study.held_out_samples if each is None else each,
+            batch_size=self.study.sampling_batch,
+            on_progress=lambda done, total: report(done, total, "samples"),
+        )
+        ids = [list(map(int, row)) for row in samples.responses()]
+        # A model that goes on to another review, as chains do, has ended this one.
+        texts = [self.tokenizer.decode(row, skip_special_tokens=True).split("\n")[0] for row in ids]
+        return ids, texts
+
+    def _rated(self, name: str, texts: Sequence[str]) -> np.ndarray:
+        each = len(texts) // len(self.assets.held_out)
+        openings = [self.assets.held_out[index // each].opening for index in range(len(texts))]
+        return sampling.score_texts(getattr(self.assets.raters, name), openings, texts)
+
+    def _perplexity(self, plain: Sequence[Sequence[int]], ids: Sequence[Sequence[int]]) -> np.ndarray:
+        """Nats a token of the samples behind their openings, under the start model."""
+        each = len(ids) // len(plain)
+        rows = [data.answers_example(plain[index // each], [own], record_id=index) for index, own in enumerate(ids)]
+        scored = recipes.example_log_probs(self.config, self.start, rows, batch_size=64)
+        return np.array([-row.mean() for row in scored])
+
+    def _by_prefix(self, values: Any) -> list[float]:
+        array = np.asarray(values, float)
+        return [float(value) for value in array.reshape(len(self.assets.held_out), -1).mean(axis=1)]

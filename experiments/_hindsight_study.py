@@ -1,0 +1,126 @@
+"""A table of Chain of Hindsight: every method trained with every seed, measured, kept, reported."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from experiments import _hindsight_report as report_files
+from experiments._hindsight import BASE, METHODS, RLHF_ROW, Training, train
+from experiments._hindsight_tasks import Measured, Task
+from experiments._stages import JSON, Report, Stages, digest
+from jaxalign import data, models
+from jaxalign.errors import InputError
+
+__all__ = ["Table", "run_table"]
+
+Params = Any
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """Which rows, with which numbers."""
+
+    methods: tuple[str, ...] = tuple(METHODS)
+    """Rows that are trained; Base is always there."""
+    seeds: tuple[int, ...] = (0,)
+    """Training seeds: order, templates, what is forgotten, samples."""
+    training: Training = field(default_factory=Training)
+    """One run's numbers."""
+
+    def __post_init__(self) -> None:
+        for name in self.methods:
+            if name not in METHODS:
+                raise InputError(f"--methods: there is no method {name!r}; there are: {', '.join(METHODS)}")
+        if not self.seeds or len(set(self.seeds)) < len(self.seeds):
+            raise InputError("--seeds: name at least one, each once")
+
+
+def run_table(
+    task: Task,
+    table: Table,
+    stages: Stages,
+    output: Path,
+    *,
+    name: str,
+    title: str,
+    console: Console,
+    rlhf: Callable[..., Params] | None = None,
+) -> dict[str, Any]:
+    """All runs, then the report; returns what it says, as numbers.
+
+    Args:
+      task: what is trained on and measured.
+      table: the rows.
+      stages: where finished runs are kept.
+      output: where the report goes.
+      name: of the preset.
+      title: of the report.
+      console: where progress is printed.
+      rlhf: ``(seed, report) -> parameters`` of the RLHF row; None = no such row.
+    """
+    known = dict(task.inputs) | {"records": digest([dict(record) for record in task.records])}
+    start = stages.stage("base", known, lambda report: task.measure(task.start, None, seed=0, report=report), *JSON)
+    results: dict[str, list[Measured]] = {BASE: [start]}
+    words = data.load_templates(task.templates).fingerprint()
+    for seed in table.seeds:
+        for method_name in table.methods:
+            method = METHODS[method_name]
+
+            def compute(report: Report, method: Any = method, seed: int = seed) -> tuple[Measured, Params, Any]:
+                params, prompts = train(
+                    task.config, task.start, task.records, task.text, task.tokenizer, method, table.training,
+                    templates=task.templates, kind=task.kind, seed=seed, report=report,
+                )  # fmt: skip
+                return task.measure(params, prompts, seed=seed, report=report), params, prompts
+
+            kept = method_name == "CoH" and seed == table.seeds[0]  # its model is kept, to go on with
+
+            def save(folder: Path, found: tuple[Measured, Params, Any], kept: bool = kept) -> None:
+                JSON.save(folder, found[0])
+                if kept:
+                    models.save_pretrained(folder / "model", task.config, found[1], task.tokenizer)
+                    found[2].save(folder / "model")
+
+            inputs = known | {
+                "method": [method.form, method.objective], "training": asdict(table.training), "seed": seed,
+                "templates": words,
+            }  # fmt: skip
+            label = f"{_slug(method_name)}-seed-{seed}"
+            row = stages.stage(label, inputs, compute, save, lambda folder: (JSON.load(folder), None, None))[0]
+            results.setdefault(method_name, []).append(row)
+            if kept:
+                _link(output / "model", stages.folder(label, inputs) / "model")
+    for seed in table.seeds if rlhf is not None else ():
+
+        def compute_rlhf(report: Report, seed: int = seed) -> Measured:
+            assert rlhf is not None
+            return task.measure(rlhf(seed=seed, report=report), None, seed=seed, report=report)
+
+        row = stages.stage(f"rlhf-seed-{seed}", known | {"seed": seed}, compute_rlhf, *JSON)
+        results.setdefault(RLHF_ROW, []).append(row)
+    return report_files.write(output, task, table, results, name=name, title=title, console=console)
+
+
+def stage_count(table: Table, *, rlhf: bool) -> int:
+    """How many stages ``run_table`` goes through."""
+    return 1 + len(table.seeds) * (len(table.methods) + rlhf)
+
+
+def _slug(name: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in name.lower()).replace("--", "-").strip("-")
+
+
+def _link(link: Path, target: Path) -> None:
+    """``link`` leads to ``target``, wherever the output folder is moved to."""
+    if link.is_symlink():
+        link.unlink()
+    if not link.exists():
+        link.symlink_to(target.relative_to(link.parent), target_is_directory=True)
+
+
+def by_item(rows: Sequence[Measured], name: str) -> list[float]:
+    """A value of every item, its seeds averaged."""
+    return [sum(values) / len(values) for values in zip(*(row[name] for row in rows), strict=True)]

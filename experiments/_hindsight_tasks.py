@@ -1,0 +1,99 @@
+"""What a table of Chain of Hindsight is measured on: a model, records with feedback, and scores of held-out prompts."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import numpy as np
+
+from experiments._stages import Report
+from jaxalign import data, models, recipes
+from jaxalign.data import Example, FeedbackKind, FeedbackPrompts
+from jaxalign.models import ModelConfig
+
+__all__ = ["Measured", "Task", "forgetting", "load_model", "text_windows"]
+
+Params = Any
+Measured = dict[str, list[float]]
+"""Name -> one value a held-out item, in the same order for every model; "score" is what the table is about, "score, bad
+words" the same after the words of a bad output."""
+
+
+class Task(Protocol):
+    """A data set, a model to start from, and a measure."""
+
+    @property
+    def config(self) -> ModelConfig: ...
+    @property
+    def start(self) -> Params: ...
+    @property
+    def tokenizer(self) -> Any: ...
+    @property
+    def records(self) -> Sequence[Any]:
+        """With feedback, to train on."""
+        ...
+
+    @property
+    def text(self) -> Sequence[Example]:
+        """Windows of the pretraining text."""
+        ...
+
+    @property
+    def templates(self) -> str: ...
+    @property
+    def kind(self) -> FeedbackKind: ...
+    @property
+    def inputs(self) -> Mapping[str, Any]:
+        """What decides all of this, for the names of stages."""
+        ...
+
+    @property
+    def score(self) -> str:
+        """What "score" is, in words."""
+        ...
+
+    @property
+    def decimals(self) -> int:
+        """Digits of it in a table."""
+        ...
+
+    def measure(self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report) -> Measured:
+        """The scores of a model that is asked by ``prompts``; None: as it was before any training."""
+        ...
+
+
+def load_model(name: str) -> tuple[ModelConfig, Params, Any]:
+    """ "smollm2" or "glassllm" (packaged), or a folder or hub id: config, parameters, tokenizer."""
+    if name == "smollm2":
+        from experiments.assets import smollm2
+
+        return smollm2.load()
+    if name == "glassllm":
+        from experiments.assets import glassllm
+
+        return glassllm.load()
+    config, params = models.load_pretrained(name, dtype="float32")
+    return config, params, recipes.load_tokenizer(name)
+
+
+@dataclass(frozen=True)
+class Windows:
+    """Plain text to learn from, and to measure forgetting on."""
+
+    train: list[Example]
+    held_out: list[Example]
+
+
+def text_windows(texts: Sequence[str], tokenizer: Any, length: int, *, held_out: int = 32) -> Windows:
+    """Windows of documents; the last ``held_out`` documents are kept for measuring, a window each."""
+    records = [{"text": text} for text in texts]
+    train, _ = data.text_windows(records[:-held_out], tokenizer, length=length)
+    kept, _ = data.text_windows(records[-held_out:], tokenizer, length=length)
+    first = {example.record_id: example for example in reversed(kept)}
+    return Windows(train, [first[index] for index in sorted(first)])
+
+
+def forgetting(config: ModelConfig, params: Params, held_out: Sequence[Example]) -> list[float]:
+    """Nats a token of held-out plain text, a window each: what a model knew and may have forgotten."""
+    rows = recipes.example_log_probs(config, params, held_out, batch_size=16)
+    return [float(-np.mean(row)) for row in rows]
