@@ -103,6 +103,7 @@ def train(
         form,
         truncation=data.Truncation(max_length=training.max_length, prompt="keep_end"),
         seed=seed,
+        on_bad_row="skip",  # such as the two rows of the HH sample without an answer
     )
     objective = HindsightObjective(**{"pretraining_weight": training.pretraining_weight, **method.objective})
     pretraining = None

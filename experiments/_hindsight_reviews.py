@@ -22,7 +22,9 @@ __all__ = ["TEMPLATES", "ReviewsTask"]
 Params = Any
 TEMPLATES = str(Path(__file__).parent / "templates" / "reviews.toml")
 PRETRAINING_REVIEWS = 1000  # whole reviews, cut into windows
-LEAD = "\n"  # what a review stands behind, in the start model's fine-tuning too
+REQUEST = "Write a short film review."
+LEAD = f"{REQUEST}\n\nA review:\n"
+"""What an opening stands behind where nobody speaks of quality: the request, and the templates' neutral words."""
 
 
 @dataclass
@@ -46,12 +48,12 @@ class ReviewsTask:
         self.config, self.start, self.tokenizer = self.assets.config, self.assets.start, self.assets.tokenizer
         self.records = self._records()
         texts = [" ".join(text.split()) for text in self.assets.sft_texts[:PRETRAINING_REVIEWS]]
-        windows = text_windows([LEAD + text for text in texts], self.tokenizer, self.text_length, held_out=64)
+        windows = text_windows(texts, self.tokenizer, self.text_length, held_out=64)
         self.text, self._held_text = windows.train, windows.held_out
         self.inputs = self.assets.sampled | {"pretraining": data.fingerprint(self.text)}
 
     def _records(self) -> list[dict[str, Any]]:
-        """Each prefix with its four samples and their rewards."""
+        """Each prefix with the best and the worst of its samples, and their rewards."""
         found = []
         for example in self.assets.examples:
             opening = self.assets.training[example.record_id].opening
@@ -60,11 +62,12 @@ class ReviewsTask:
                 for slot in range(example.sequences)
             ]
             scores = sampling.score_texts(self.assets.raters.reward, [opening] * len(said), said)
+            chosen = [int(np.argmax(scores)), int(np.argmin(scores))]
             found.append({
-                "prompt": LEAD,
-                "responses": [opening + text for text in said],
-                "ratings": [float(score) for score in scores],
-                "finished": [False] * len(said),  # they are cut at a length
+                "prompt": REQUEST,
+                "responses": [opening + said[slot] for slot in chosen],
+                "ratings": [float(scores[slot]) for slot in chosen],
+                "finished": [False, False],  # they are cut at a length
             })  # fmt: skip
         return found
 
@@ -95,12 +98,13 @@ class ReviewsTask:
         )[0]  # fmt: skip
 
     def _asked(self, prompts: FeedbackPrompts, polarity: Polarity, held: Sequence[Prompt]) -> list[list[int]]:
-        before = prompts.tokens(LEAD, polarity)
+        before = prompts.tokens(REQUEST, polarity)
         return [[*before, *self._opening(prompt)] for prompt in held]
 
     def _opening(self, prompt: Prompt) -> list[int]:
-        text = " " + self.tokenizer.decode(prompt.ids[len(self.tokenizer.encode(LEAD, add_special_tokens=False)) :])
-        return list(self.tokenizer.encode(text, add_special_tokens=False))
+        """The opening behind a marker, on a line of its own."""
+        line, lead = (self.tokenizer.encode(text, add_special_tokens=False) for text in ("\n", LEAD))
+        return [*line, *prompt.ids[len(lead) :]]
 
     def _bettered(
         self, params: Params, prompts: FeedbackPrompts, held: Sequence[Prompt], first: Sequence[str], seed: int,
@@ -110,7 +114,7 @@ class ReviewsTask:
         each = self.study.held_out_samples
         openings = [held[index // each].opening for index in range(len(first))]
         asked = [
-            [*prompts.better(LEAD, opening + text), *self._opening(held[index // each])]
+            [*prompts.better(REQUEST, opening + text), *self._opening(held[index // each])]
             for index, (opening, text) in enumerate(zip(openings, first, strict=True))
         ]
         _, texts = self._sample(params, asked, seed + 1, report, each=1)

@@ -14,8 +14,7 @@ Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from:
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
 """
 
-import dataclasses
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +22,18 @@ from rich.console import Console
 
 from experiments._hindsight import Training
 from experiments._hindsight_main import command
-from experiments._hindsight_reviews import ReviewsTask
+from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._hindsight_study import Table, run_table, stage_count
 from experiments._sentiment import Study
 from experiments._sentiment_rlhf import RLHF
 from experiments._stages import Stages
-from experiments.imdb_sentiment import PRESETS as SENTIMENT
 
 
 @dataclass(frozen=True, kw_only=True)
 class SentimentTable(Table):
     """The numbers of one preset."""
 
-    study: Study = field(default_factory=lambda: SENTIMENT["glassllm"])
+    study: Study
     """The sentiment study whose start model, openings, raters and reward model these are."""
     rlhf: bool = True
     """Whether there is the RLHF row."""
@@ -44,15 +42,26 @@ class SentimentTable(Table):
 PRESETS = {
     "mini": SentimentTable(
         seeds=(0, 1, 2),
-        training=Training(steps=100, batch_size=16, learning_rate=5e-4, max_length=128),
-        study=dataclasses.replace(
-            SENTIMENT["glassllm"],
-            max_new_tokens=36,
-            held_out_samples=2,
-            rlhf=RLHF(targets=(6.0,), seeds=(0, 1, 2), reward_extra_prompts=1100),
+        training=Training(
+            steps=24, batch_size=12, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
+            pretraining_batch_size=6,
+        ),
+        study=Study(
+            model="smollm2",
+            lead=LEAD,
+            prompts=256,
+            held_out=128,
+            samples_per_prompt=8,
+            max_new_tokens=24,
+            temperature=0.7,
+            frozen_layers=24,
+            rlhf=RLHF(
+                targets=(3.0,), seeds=(0, 1, 2), seeds_at=3.0, reward_steps=24, reward_prompts_per_step=8,
+                reward_learning_rate=3e-4, updates=8, episodes=32, learning_rate=1.5e-4,
+            ),
         ),
     ),
-}
+}  # fmt: skip
 
 
 def run(table: SentimentTable, output: Path, name: str) -> dict[str, Any]:

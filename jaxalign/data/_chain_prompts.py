@@ -88,11 +88,18 @@ class FeedbackPrompts:
         return sorted({self.writer.texts(marker)[-1] for marker in markers})
 
     def comparison(
-        self, record: Record, *, template: str | None = None, place: str = "record", record_id: int = 0
+        self,
+        record: Record,
+        polarity: Polarity = "positive",
+        *,
+        template: str | None = None,
+        place: str = "record",
+        record_id: int = 0,
     ) -> Example:
         """``[prompt, marker of a good output | y1 | ... | yk]``: answers of a rated record to compare by likelihood.
 
-        Pairs are all (better, worse). Raises ``InputError`` as ``rated_outputs`` does, and where none is better.
+        With ``polarity`` "negative" the marker is that of a bad output. Pairs are all (better, worse). Raises
+        ``InputError`` as ``rated_outputs`` does, and where none is better.
         """
         rated = rated_outputs(record, place, kind=self.writer.form.kind)
         ratings = [output.rating for output in rated.outputs]
@@ -101,7 +108,7 @@ class FeedbackPrompts:
         pairs = [(i, j) for i, a in enumerate(ratings) for j, b in enumerate(ratings) if a > b]  # type: ignore[operator]
         if not pairs:
             raise InputError(f"{place}: field 'ratings': all are equal, none is better")
-        marker = self._first("positive", template, rated.kind)
+        marker = self._first(polarity, template, rated.kind)
         outputs = [self.writer.output(output, place) for output in rated.outputs]
         # The marker is the prompt's where all outputs begin with it; dialogues may part at what a person says.
         asked = self._asked(rated.prompt, marker, place, marked=all(isinstance(parts[0], Mark) for parts in outputs))

@@ -11,7 +11,7 @@ from jaxalign.data._chat import render_prompt
 from jaxalign.data._encoder import Encoder, TokenizerLike, as_encoder
 from jaxalign.data._feedback_records import Output, Turn
 from jaxalign.data._responses import response_example
-from jaxalign.data._templates import Marker, TemplateSet
+from jaxalign.data._templates import Marker, TemplateSet, marker_of
 from jaxalign.errors import InputError
 
 __all__ = ["ChainWriter", "Mark", "Words", "Written"]
@@ -123,14 +123,14 @@ class ChainWriter:
     def neutral(self, kind: str) -> Marker:
         """The words that say what comes, and nothing of its quality. Raises ``InputError`` where there are none."""
         if kind == "dialogue":
-            return Marker(self.templates.neutral.get(kind, self.templates.assistant))
+            return marker_of(self.templates.neutral.get(kind, self.templates.assistant))
         if self.form.markers == "none":
             return Marker("")
         if kind not in self.templates.neutral:
             raise InputError(
                 f"{self.templates.name}: field 'neutral': no word for {kind!r}; --markers neutral needs one"
             )
-        return Marker(self.templates.neutral[kind])
+        return marker_of(self.templates.neutral[kind])
 
     def following(self, text: str) -> list[int]:
         """Ids of a marker in the middle of a sequence; the same words come again and again."""

@@ -55,6 +55,12 @@ class Marker(NamedTuple):
     """Whether they go on from the output before, such as ", a worse summary:"."""
 
 
+def marker_of(words: str, *, joined: bool = False) -> Marker:
+    """A marker of words as a template has them: the white space at their end stands before the output."""
+    text = words.rstrip()
+    return Marker(text, words[len(text) :] or " ", joined)
+
+
 @dataclasses.dataclass(frozen=True)
 class PairTemplate:
     """Words around two outputs, in the order in which they stand."""
@@ -77,7 +83,7 @@ class PairTemplate:
     def markers(self) -> tuple[Marker, Marker]:
         """The words before the first and before the second output."""
         opening, _, following, _, _ = _PLACEHOLDER.split(self.text)
-        return _marker(opening), _marker(following, joined=True)
+        return marker_of(opening), marker_of(following, joined=True)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -106,7 +112,7 @@ class GradedTemplate:
         words = self.following if place else self.first
         capital = grade[:1].upper() + grade[1:]
         text = _GRADE.sub(lambda found: grade if found[1] == "g" else capital, words)
-        return _marker(text, joined=place > 0)
+        return marker_of(text, joined=place > 0)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -208,7 +214,7 @@ def parse_templates(fields: Mapping[str, Any], source: str) -> TemplateSet:
     if not isinstance(neutral, Mapping):
         raise InputError(f"{source}: field 'neutral': expected a table, got {type(neutral).__name__}")
     _known(neutral, KINDS, f"{source}: field 'neutral'")
-    neutral = {kind: _text(neutral, kind, f"{source}: field 'neutral'").rstrip() for kind in neutral}
+    neutral = {kind: _text(neutral, kind, f"{source}: field 'neutral'") for kind in neutral}
     pairs = tuple(_pair(entry, place) for entry, place in _tables(fields, "pair", source))
     graded = tuple(_graded(entry, place) for entry, place in _tables(fields, "graded", source))
     if not pairs and not graded:
@@ -267,11 +273,6 @@ def _graded(entry: Mapping[str, Any], place: str) -> GradedTemplate:
     if not all(isinstance(grade, str) and grade.strip() for grade in grades) or len(set(grades)) < len(grades):
         raise InputError(f"{place}: field 'grades': expected different words, none of them empty")
     return GradedTemplate(name=_text(entry, "name", place), grades=tuple(grades), kinds=_kinds(entry, place), **words)
-
-
-def _marker(words: str, *, joined: bool = False) -> Marker:
-    text = words.rstrip()
-    return Marker(text, words[len(text) :] or " ", joined)
 
 
 def _tables(fields: Mapping[str, Any], name: str, source: str) -> list[tuple[Mapping[str, Any], str]]:

@@ -120,7 +120,7 @@ auxiliary = true
         user="Person:",
         assistant="Machine:",
         between=" / ",
-        neutral={"summary": "In short:"},
+        neutral={"summary": "In short: "},
     )
     assert load(tmp_path, f'between = ""\n[[pair]]\n{GOOD}').between == ""
     assert load(tmp_path, f"[[pair]]\n{GOOD}").pairs[0].kinds == KINDS
