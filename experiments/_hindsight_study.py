@@ -48,6 +48,7 @@ def run_table(
     title: str,
     console: Console,
     rlhf: Callable[..., Params] | None = None,
+    rlhf_inputs: Any = None,
 ) -> dict[str, Any]:
     """All runs, then the report; returns what it says, as numbers.
 
@@ -60,6 +61,7 @@ def run_table(
       title: of the report.
       console: where progress is printed.
       rlhf: ``(seed, report) -> parameters`` of the RLHF row; None = no such row.
+      rlhf_inputs: what decides it, beside the task's inputs and the seed.
     """
     known = dict(task.inputs) | {"records": digest([dict(record) for record in task.records])}
     start = stages.stage("base", known, lambda report: task.measure(task.start, None, seed=0, report=report), *JSON)
@@ -99,7 +101,7 @@ def run_table(
             assert rlhf is not None
             return task.measure(rlhf(seed=seed, report=report), None, seed=seed, report=report)
 
-        row = stages.stage(f"rlhf-seed-{seed}", known | {"seed": seed}, compute_rlhf, *JSON)
+        row = stages.stage(f"rlhf-seed-{seed}", known | {"seed": seed, "rlhf": rlhf_inputs}, compute_rlhf, *JSON)
         results.setdefault(RLHF_ROW, []).append(row)
     return report_files.write(output, task, table, results, name=name, title=title, console=console)
 

@@ -33,9 +33,9 @@ class Summaries:
     CarperAI/openai_summarize_tldr has them."""
     held_out_split: str = "test"
     """Its split."""
-    held_out: int = 96
+    held_out: int = 64
     """Documents that every model summarises."""
-    documents: int = 256
+    documents: int = 160
     """Documents to train on, of the packaged ones."""
     document_words: int = 60
     """A packaged document is cut after so many words."""

@@ -40,7 +40,7 @@ class DialogueTable(Table):
 _MINI = DialogueTable(
     methods=("SFT", "C-SFT", "CoH"),
     training=Training(
-        steps=48, batch_size=12, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
+        steps=32, batch_size=12, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
         pretraining_batch_size=4,
     ),
 )  # fmt: skip
@@ -49,7 +49,7 @@ PRESETS = {
     "mini": _MINI,
     "hh": dataclasses.replace(
         _MINI,
-        training=dataclasses.replace(_MINI.training, steps=32, batch_size=6, max_length=256),
+        training=dataclasses.replace(_MINI.training, steps=24, batch_size=6, max_length=256),
         task=Dialogue(feedback=("hh-sample",), held_out=200),
     ),
     "paper": DialogueTable(

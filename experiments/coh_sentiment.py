@@ -14,13 +14,14 @@ Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from:
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
 """
 
+import dataclasses
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
-from experiments._hindsight import Training
+from experiments._hindsight import METHODS, Training
 from experiments._hindsight_main import command
 from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._hindsight_study import Table, run_table, stage_count
@@ -41,6 +42,7 @@ class SentimentTable(Table):
 
 PRESETS = {
     "mini": SentimentTable(
+        methods=tuple(name for name in METHODS if name != "SFT on all"),
         seeds=(0, 1, 2),
         training=Training(
             steps=24, batch_size=12, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
@@ -74,7 +76,7 @@ def run(table: SentimentTable, output: Path, name: str) -> dict[str, Any]:
     task = ReviewsTask.load(study, stages, table.training.pretraining_length)
     return run_table(
         task, table, stages, output, name=name, title="Chain of Hindsight on film reviews", console=console,
-        rlhf=task.rlhf if rlhf else None,
+        rlhf=task.rlhf if rlhf else None, rlhf_inputs=dataclasses.asdict(study.rlhf),
     )  # fmt: skip
 
 

@@ -2,7 +2,7 @@
 
     python -m experiments.coh_summarization --preset mini --output-dir runs/coh-summarization
         SmolLM2-135M-Instruct and XSum, packaged; the feedback is ROUGE-L against the reference, of the reference and
-        two summaries of the model's own; the pretraining text is packaged IMDb reviews. Two CPU cores, about 12 minutes.
+        two summaries of its own; the pretraining text is packaged IMDb reviews. Two CPU cores, about 12 minutes.
     python -m experiments.coh_summarization --preset paper --output-dir runs/coh-summarization-paper
         GPT-J 6B; WebGPT, Anthropic-HH and summarize_from_feedback comparisons, mixed by size, and pile-10k (a sample of
         the paper's Pile) from a hub; a TPU pod slice or eight GPUs with 80 GB, a day. Expected order of ROUGE-L: CoH
@@ -39,7 +39,7 @@ PRESETS = {
     "mini": SummarizationTable(
         methods=("SFT", "C-SFT", "CoH"),
         training=Training(
-            steps=36, batch_size=8, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=224,
+            steps=24, batch_size=8, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=224,
             pretraining_batch_size=4,
         ),
     ),
