@@ -48,7 +48,7 @@ class ReviewsTask:
         self.config, self.start, self.tokenizer = self.assets.config, self.assets.start, self.assets.tokenizer
         self.records = self._records()
         texts = [" ".join(text.split()) for text in self.assets.sft_texts[:PRETRAINING_REVIEWS]]
-        windows = text_windows(texts, self.tokenizer, self.text_length, held_out=64)
+        windows = text_windows(texts, self.tokenizer, self.text_length, held_out=min(64, len(texts) // 4))
         self.text, self._held_text = windows.train, windows.held_out
         self.inputs = self.assets.sampled | {"pretraining": data.fingerprint(self.text)}
 

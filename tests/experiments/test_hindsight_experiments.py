@@ -1,0 +1,201 @@
+"""The Chain of Hindsight experiments in miniature: models, data and feedback by path, every stage kept."""
+
+import dataclasses
+import functools
+import json
+
+import jax
+import numpy as np
+import pytest
+
+from experiments import coh_dialogue, coh_sentiment, coh_summarization
+from experiments._hindsight import BASE, METHODS, RLHF_ROW, Training
+from experiments._hindsight_report import write
+from experiments._hindsight_reviews import LEAD
+from experiments._hindsight_study import Table
+from jaxalign import data, models, sharding
+from tests.experiments.test_paper_preset import study_of
+from tests.models.tiny import uncompiled_params
+from tests.tiny_sentiment import tokenizer
+
+TINY = Training(
+    steps=1, batch_size=2, learning_rate=1e-2, warmup_steps=0, max_length=200, pretraining_batch_size=2,
+    pretraining_length=24,
+)  # fmt: skip
+CONFIG = models.ModelConfig(
+    family="gpt2", vocab_size=320, width=16, layers=2, heads=2, kv_heads=2, head_dim=8, mlp_width=32,
+    max_positions=320, norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
+    attention_bias=True, attention_output_bias=True, mlp_bias=True, tied_embeddings=True,
+)  # fmt: skip
+
+
+@pytest.fixture(autouse=True)
+def one_device(monkeypatch):
+    for name in ("make_mesh", "parse_mesh"):
+        monkeypatch.setattr(sharding, name, functools.partial(getattr(sharding, name), devices=jax.devices()[:1]))
+
+
+@pytest.fixture
+def model(tmp_path):
+    tokens = tokenizer()
+    tokens.backend_tokenizer.post_processor = None
+    models.save_pretrained(tmp_path / "model", CONFIG, uncompiled_params(CONFIG), tokens)
+    return str(tmp_path / "model")
+
+
+def write_jsonl(path, rows):
+    path.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return str(path)
+
+
+@pytest.fixture
+def text(tmp_path):
+    return write_jsonl(tmp_path / "pile.jsonl", [{"text": f"w{i} w{i + 1} w{i + 2} " * 6} for i in range(40)])
+
+
+def hh(path, count):
+    return write_jsonl(path, [
+        {"chosen": f"\n\nHuman: w{i}?\n\nAssistant: w{i} w1", "rejected": f"\n\nHuman: w{i}?\n\nAssistant: w2 w3"}
+        for i in range(count)
+    ])  # fmt: skip
+
+
+def comparisons(path, count):
+    """Rows of summarize_from_feedback's schema."""
+    return write_jsonl(path, [
+        {
+            "info": {"id": f"p{i}", "post": f"w{i} w{i + 1}", "title": f"w{i}", "subreddit": "r", "site": None,
+                     "article": None},
+            "summaries": [{"text": text, "policy": "a", "note": None} for text in (f" w{i}", " w9 w8")],
+            "choice": i % 2, "worker": "w", "batch": "b", "split": "train", "extra": {},
+        }
+        for i in range(count)
+    ])  # fmt: skip
+
+
+def references(path, count):
+    """Rows of openai_summarize_tldr's schema."""
+    return write_jsonl(path, [
+        {"prompt": f"SUBREDDIT: r/r\nTITLE: w{i}\nPOST: w{i} w{i + 2}\nTL;DR:", "label": f" w{i} w1"}
+        for i in range(count)
+    ])  # fmt: skip
+
+
+def snapshot(folder):
+    return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
+
+
+def assert_kept(run, output, capsys):
+    """A second run computes nothing and says the same."""
+    before = snapshot(output / "stages")
+    capsys.readouterr()
+    again = run()
+    said = capsys.readouterr().out
+    stages = [line for line in said.splitlines() if line.startswith("[")]
+    assert stages
+    assert all("kept from an earlier run" in line or "running" not in line for line in stages)
+    assert snapshot(output / "stages") == before
+    return again
+
+
+def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
+    table = dataclasses.replace(
+        coh_dialogue.PRESETS["paper"],
+        methods=("SFT-U", "CoH"),
+        seeds=(0, 1),
+        training=TINY,
+        task=coh_dialogue.Dialogue(
+            model=model, feedback=(hh(tmp_path / "hh.jsonl", 12), comparisons(tmp_path / "tldr.jsonl", 6)),
+            held_out_dataset=hh(tmp_path / "test.jsonl", 9), held_out_split="train", held_out=8, pretraining=text,
+        ),
+    )  # fmt: skip
+    output = tmp_path / "out"
+    found = coh_dialogue.run(table, output, "paper")
+    assert list(found["rows"]) == [BASE, "SFT-U", "CoH"]
+    assert all(0 <= row["score"] <= 100 for row in found["rows"].values())
+    assert [row["CoH minus"] for row in found["differences"]] == [BASE, "SFT-U"]
+    assert [row["method"] for row in found["control"]] == ["CoH"]
+    report = (output / "report.md").read_text()
+    for words in ("2 training seeds", "Does the paper's order hold?", "Do the words steer?", "8 held-out items"):
+        assert words in report
+    assert "nan" not in report
+    prompts = data.load_feedback_prompts(output / "model", tokenizer())
+    assert prompts.tokens([{"role": "user", "content": "w1"}])
+    assert assert_kept(lambda: coh_dialogue.run(table, output, "paper"), output, capsys) == found
+
+
+def test_summaries_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
+    table = dataclasses.replace(
+        coh_summarization.PRESETS["paper"],
+        methods=("C-SFT", "CoH"),
+        training=TINY,
+        task=coh_summarization.Summaries(
+            model=model, feedback=(comparisons(tmp_path / "tldr.jsonl", 6), hh(tmp_path / "hh.jsonl", 4)),
+            held_out_dataset=references(tmp_path / "test.jsonl", 6), held_out_split="train", held_out=5,
+            max_new_tokens=6, pretraining=text,
+        ),
+    )  # fmt: skip
+    output = tmp_path / "out"
+    found = coh_summarization.run(table, output, "paper")
+    assert list(found["rows"]) == [BASE, "C-SFT", "CoH"]
+    assert {"score", "rouge1 x 100", "rouge2 x 100", "score, bad words", "score, bettered", "copied"} <= set(
+        found["rows"]["CoH"]
+    )
+    assert [row["method"] for row in found["copied"]] == ["C-SFT", "CoH"]
+    assert assert_kept(lambda: coh_summarization.run(table, output, "paper"), output, capsys) == found
+
+
+def test_reviews_with_every_row(tmp_path, model, capsys):
+    study = dataclasses.replace(
+        study_of(tmp_path), model=model, lead=LEAD, samples_per_prompt=3, sft_steps=0, frozen_layers=1,
+    )  # fmt: skip
+    table = coh_sentiment.SentimentTable(seeds=(0,), training=TINY, study=study)
+    output = tmp_path / "out"
+    found = coh_sentiment.run(table, output, "mini")
+    assert list(found["rows"]) == [BASE, *METHODS, RLHF_ROW]
+    assert [row["CoH minus"] for row in found["differences"]] == [name for name in found["rows"] if name != "CoH"]
+    for row in found["rows"].values():
+        assert all(np.isfinite(value) for value in row.values())
+    for name in ("report.md", "table.csv", "table.png", "results.json"):
+        assert (output / name).stat().st_size > 0
+    assert assert_kept(lambda: coh_sentiment.run(table, output, "mini"), output, capsys) == found
+
+
+class _Task:
+    score, decimals, records = "points", 2, [{}]
+
+
+def rows(*means, bad=None):
+    noise = np.random.default_rng(0).normal(0, 0.1, 200)
+    found = []
+    for mean in means:
+        row = {"score": (mean + noise).tolist()}
+        found.append(row if bad is None else row | {"score, bad words": (bad + noise[::-1]).tolist()})
+    return found
+
+
+def test_the_report_reads_the_order_off_the_intervals(tmp_path):
+    from rich.console import Console
+
+    results = {BASE: rows(0.0), "SFT": rows(1.0, 1.1), "C-SFT": rows(0.5, 0.5), "CoH": rows(0.4, 0.6, bad=0.0)}
+    table = Table(methods=("SFT", "C-SFT", "CoH"), seeds=(0, 1), training=TINY)
+    found = write(tmp_path, _Task(), table, results, name="n", title="T", console=Console(quiet=True))
+    assert {row["CoH minus"]: row["the order"] for row in found["differences"]} == {
+        BASE: "holds", "SFT": "reversed", "C-SFT": "undecided",
+    }  # fmt: skip
+    assert {row["CoH minus"]: row["every seed"] for row in found["differences"]} == {
+        BASE: "yes", "SFT": "yes", "C-SFT": "no",
+    }  # fmt: skip
+    (control,) = found["control"]
+    assert control["good minus bad"][1] > 0
+
+
+def test_flags_of_an_experiment(tmp_path, capsys):
+    with pytest.raises(SystemExit) as stop:
+        coh_dialogue.main(["--methods", "CoX"])
+    assert stop.value.code == 2
+    assert "there is no method 'CoX'" in capsys.readouterr().err
+    with pytest.raises(SystemExit) as stop:
+        coh_summarization.main(["--preset", "mini", "--help"])
+    assert stop.value.code == 0
+    assert "--task.held-out" in capsys.readouterr().out
