@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from experiments._stages import Report
-from jaxalign import data, recipes
+from jaxalign import data, models, recipes, sharding
 from jaxalign.data import ChainFormat, FeedbackPrompts
 from jaxalign.models import ModelConfig
 from jaxalign.recipes import FitConfig, HindsightObjective, Pretraining
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["BASE", "METHODS", "RLHF_ROW", "Method", "Training", "train"]
+__all__ = ["BASE", "METHODS", "RLHF_ROW", "Method", "Training", "asked_prompts", "train", "with_trunk"]
 
 Params = Any
 BASE = "Base"
@@ -32,9 +32,10 @@ class Method:
     objective: dict[str, Any] = field(default_factory=dict)
     """Of ``HindsightObjective``."""
 
-    def chain_format(self, templates: str) -> ChainFormat:
-        """With the task's templates."""
-        return ChainFormat(templates=templates, **self.form)
+    @property
+    def outputs(self) -> int:
+        """Outputs in a sequence."""
+        return 1 if set(self.form.get("structures", ("pn",))) <= {"p", "n"} else 2
 
 
 _ALONE = {"structures": ("p", "n"), "emit": "each"}
@@ -54,7 +55,8 @@ METHODS = {
         Method("CoH, feedback learnt too", {"learn_markers": True}),
     )
 }
-"""The paper's baselines and ablations (Liu et al. 2023, arXiv 2302.02676, sections 4.1 and 4.4), in its order."""
+"""The paper's baselines and ablations (Liu et al. 2023, arXiv 2302.02676, sections 4.1 and 4.4), and SFT on all outputs.
+SFT-U's alpha is not searched for, as the paper does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,8 +65,8 @@ class Training:
 
     steps: int = 100
     """Updates."""
-    batch_size: int = 16
-    """Sequences in an update."""
+    outputs: int = 16
+    """Outputs in an update, whatever the method: a chain of two counts twice."""
     learning_rate: float = 5e-4
     """Of Adam (betas .9, .95), after the warm-up."""
     warmup_steps: int = 10
@@ -111,7 +113,7 @@ def train(
         pretraining = Pretraining(text, training.pretraining_batch_size, training.pretraining_length)
     settings = FitConfig(
         max_steps=training.steps,
-        batch_size=training.batch_size,
+        batch_size=training.outputs // method.outputs,
         optimizer=OptimizerConfig(
             learning_rate=training.learning_rate, warmup_steps=training.warmup_steps, beta2=0.95, clip_norm=1.0
         ),
@@ -130,6 +132,18 @@ def train(
     if result.interrupted:  # a stage that was stopped has no result to keep
         raise KeyboardInterrupt
     return result.params, FeedbackPrompts(chains.writer)
+
+
+def with_trunk(
+    config: ModelConfig, params: Params, text: Sequence[data.Example], training: Training
+) -> list[data.Example]:
+    """As many windows as the updates can take, with what the frozen layers make of them: the same numbers, once."""
+    if not training.frozen_layers:
+        return list(text)
+    text = text[: 2 * training.steps * training.pretraining_batch_size]
+    mesh = sharding.make_mesh()
+    split, _, base = models.freeze(config, params, training.frozen_layers)
+    return recipes.attach_trunk(split, base, text, mesh=mesh, batch_size=training.pretraining_batch_size)
 
 
 def asked_prompts(tokenizer: Any, method: Method | None, templates: str, kind: data.FeedbackKind) -> FeedbackPrompts:

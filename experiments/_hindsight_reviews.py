@@ -61,13 +61,17 @@ class ReviewsTask:
                 self.tokenizer.decode(example.tokens[example.branch == slot + 1].tolist(), skip_special_tokens=True)
                 for slot in range(example.sequences)
             ]
+            ended = [
+                int(example.tokens[example.branch == slot + 1][-1]) == self.tokenizer.eos_token_id
+                for slot in range(example.sequences)
+            ]
             scores = sampling.score_texts(self.assets.raters.reward, [opening] * len(said), said)
             chosen = [int(np.argmax(scores)), int(np.argmin(scores))]
             found.append({
                 "prompt": REQUEST,
                 "responses": [opening + said[slot] for slot in chosen],
                 "ratings": [float(scores[slot]) for slot in chosen],
-                "finished": [False, False],  # they are cut at a length
+                "finished": [ended[slot] for slot in chosen],  # most are cut at a length
             })  # fmt: skip
         return found
 
@@ -85,6 +89,7 @@ class ReviewsTask:
         if prompts is not None and prompts.writer.form.markers == "feedback":
             _, bad = self._sample(params, self._asked(prompts, "negative", held), seed, report)
             found["score, bad words"] = self._by_prefix(self._rated("reward", bad))
+            found["copied, unseen"] = self._by_prefix(evaluation.copied_share(texts, bad, n=3))
             found |= self._bettered(params, prompts, held, bad, seed, report)
         return found
 
@@ -117,21 +122,28 @@ class ReviewsTask:
             [*prompts.better(REQUEST, opening + text), *self._opening(held[index // each])]
             for index, (opening, text) in enumerate(zip(openings, first, strict=True))
         ]
-        _, texts = self._sample(params, asked, seed + 1, report, each=1)
+        _, texts = self._sample(params, asked, seed, report, each=1, draw=1)
         return {
             "score, bettered": self._by_prefix(self._rated("reward", texts)),
             "copied": self._by_prefix(evaluation.copied_share(texts, first, n=3)),
         }
 
     def _sample(
-        self, params: Params, asked: Sequence[Sequence[int]], seed: int, report: Report, *, each: int | None = None
+        self,
+        params: Params,
+        asked: Sequence[Sequence[int]],
+        seed: int,
+        report: Report,
+        *,
+        each: int | None = None,
+        draw: int = 0,
     ) -> tuple[list[list[int]], list[str]]:
         end = self.tokenizer.eos_token_id
         samples = sampling.generate(
             self.config,
             params,
             asked,
-            jax.random.key(seed + 17),
+            jax.random.fold_in(jax.random.key(seed), draw),
             max_new_tokens=self.study.max_new_tokens,
             temperature=self.study.temperature,
             stop_tokens=[end],
@@ -141,8 +153,13 @@ class ReviewsTask:
         )
         ids = [list(map(int, row)) for row in samples.responses()]
         # A model that goes on to another review, as chains do, has ended this one.
-        texts = [self.tokenizer.decode(row, skip_special_tokens=True).split("\n")[0] for row in ids]
-        return ids, texts
+        ids = [self._until_line(row) for row in ids]
+        return ids, [self.tokenizer.decode(row, skip_special_tokens=True).split("\n")[0] for row in ids]
+
+    def _until_line(self, ids: list[int]) -> list[int]:
+        """Up to the first token with a line break, and at least one."""
+        ends = (place for place, token in enumerate(ids) if "\n" in self.tokenizer.decode([token]))
+        return ids[: max(next(ends, len(ids)), 1)]
 
     def _rated(self, name: str, texts: Sequence[str]) -> np.ndarray:
         each = len(texts) // len(self.assets.held_out)

@@ -1,6 +1,6 @@
 """A table of Chain of Hindsight: every method trained with every seed, measured, kept, reported."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import _hindsight_report as report_files
-from experiments._hindsight import BASE, METHODS, RLHF_ROW, Training, train
+from experiments._hindsight import BASE, METHODS, RLHF_ROW, Training, train, with_trunk
 from experiments._hindsight_tasks import Measured, Task
 from experiments._stages import JSON, Report, Stages, digest
 from jaxalign import data, models
@@ -63,17 +63,21 @@ def run_table(
       rlhf: ``(seed, report) -> parameters`` of the RLHF row; None = no such row.
       rlhf_inputs: what decides it, beside the task's inputs and the seed.
     """
-    known = dict(task.inputs) | {"records": digest([dict(record) for record in task.records])}
+    known: dict[str, Any] = dict(task.inputs) | {"records": digest([dict(record) for record in task.records])}
+    words = data.load_templates(task.templates).fingerprint()
+    known["templates"] = words
     start = stages.stage("base", known, lambda report: task.measure(task.start, None, seed=0, report=report), *JSON)
     results: dict[str, list[Measured]] = {BASE: [start]}
-    words = data.load_templates(task.templates).fingerprint()
+    text: list[data.Example] = []
     for seed in table.seeds:
         for method_name in table.methods:
             method = METHODS[method_name]
 
             def compute(report: Report, method: Any = method, seed: int = seed) -> tuple[Measured, Params, Any]:
+                if not text:  # only when a run is missing: computed once for all of them
+                    text.extend(with_trunk(task.config, task.start, task.text, table.training))
                 params, prompts = train(
-                    task.config, task.start, task.records, task.text, task.tokenizer, method, table.training,
+                    task.config, task.start, task.records, text, task.tokenizer, method, table.training,
                     templates=task.templates, kind=task.kind, seed=seed, report=report,
                 )  # fmt: skip
                 return task.measure(params, prompts, seed=seed, report=report), params, prompts
@@ -88,7 +92,6 @@ def run_table(
 
             inputs = known | {
                 "method": [method.form, method.objective], "training": asdict(table.training), "seed": seed,
-                "templates": words,
             }  # fmt: skip
             label = f"{_slug(method_name)}-seed-{seed}"
             row = stages.stage(label, inputs, compute, save, lambda folder: (JSON.load(folder), None, None))[0]
@@ -106,11 +109,6 @@ def run_table(
     return report_files.write(output, task, table, results, name=name, title=title, console=console)
 
 
-def stage_count(table: Table, *, rlhf: bool) -> int:
-    """How many stages ``run_table`` goes through."""
-    return 1 + len(table.seeds) * (len(table.methods) + rlhf)
-
-
 def _slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "-" for letter in name.lower()).replace("--", "-").strip("-")
 
@@ -121,8 +119,3 @@ def _link(link: Path, target: Path) -> None:
         link.unlink()
     if not link.exists():
         link.symlink_to(target.relative_to(link.parent), target_is_directory=True)
-
-
-def by_item(rows: Sequence[Measured], name: str) -> list[float]:
-    """A value of every item, its seeds averaged."""
-    return [sum(values) / len(values) for values in zip(*(row[name] for row in rows), strict=True)]

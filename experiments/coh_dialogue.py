@@ -25,7 +25,7 @@ from rich.console import Console
 from experiments._hindsight import Training
 from experiments._hindsight_dialogue import Dialogue, DialogueTask
 from experiments._hindsight_main import command
-from experiments._hindsight_study import Table, run_table, stage_count
+from experiments._hindsight_study import Table, run_table
 from experiments._stages import Stages
 
 
@@ -40,7 +40,7 @@ class DialogueTable(Table):
 _MINI = DialogueTable(
     methods=("SFT", "C-SFT", "CoH"),
     training=Training(
-        steps=32, batch_size=12, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
+        steps=32, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
         pretraining_batch_size=4,
     ),
 )  # fmt: skip
@@ -49,12 +49,12 @@ PRESETS = {
     "mini": _MINI,
     "hh": dataclasses.replace(
         _MINI,
-        training=dataclasses.replace(_MINI.training, steps=24, batch_size=6, max_length=256),
+        training=dataclasses.replace(_MINI.training, steps=24, outputs=8, max_length=256),
         task=Dialogue(feedback=("hh-sample",), held_out=200),
     ),
     "paper": DialogueTable(
         training=Training(
-            steps=4000, batch_size=512, learning_rate=1e-5, warmup_steps=100, max_length=1024,
+            steps=4000, outputs=1024, learning_rate=1e-5, warmup_steps=100, max_length=1024,
             pretraining_batch_size=2048, pretraining_length=1024,
         ),
         task=Dialogue(
@@ -75,7 +75,7 @@ PRESETS = {
 def run(table: DialogueTable, output: Path, name: str) -> dict[str, Any]:
     """All stages, then the report."""
     console = Console()
-    stages = Stages(output / "stages", total=stage_count(table, rlhf=False), console=console)
+    stages = Stages(output / "stages", console=console)
     task = DialogueTask(table.task, table.training.pretraining_length)
     return run_table(task, table, stages, output, name=name, title="Chain of Hindsight on dialogues", console=console)
 

@@ -3,12 +3,13 @@
 The start model's samples to the openings of reviews are rated by a sentiment classifier (Algorithm 1: sample, rate,
 freeze, train); each method of Liu et al. 2023 (arXiv 2302.02676) learns from them, and is then asked for a good review
 of held-out openings. The score is the classifier's log-odds of positive, beside it a judge that saw none of its data.
-Rows: Base, SFT, SFT on all, C-SFT, SFT-U, CoH, CoH without forgetful mask, without chain, without pretraining term,
-with the words of feedback learnt too, and RLHF (a reward model of the same samples, and as many again; PPO).
+Rows: Base, SFT, C-SFT, SFT-U, CoH, CoH without forgetful mask, without chain, without pretraining term, with the words of
+feedback learnt too, and RLHF (a reward model of the same samples, all of them; PPO). Every update of every method has the
+same number of outputs.
 
     python -m experiments.coh_sentiment --preset mini --output-dir runs/coh-sentiment
-        glassllm (0.85M parameters, packaged), packaged IMDb reviews, also as the pretraining text; two CPU cores, three
-        seeds, about half an hour. Text is garbled at this size: it shows the methods, not fluency.
+        SmolLM2-135M-Instruct (top six layers), packaged IMDb reviews, also as the pretraining text; two CPU cores, three
+        seeds, about an hour. Samples are cut at 24 tokens.
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, a killed one
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
@@ -24,7 +25,7 @@ from rich.console import Console
 from experiments._hindsight import METHODS, Training
 from experiments._hindsight_main import command
 from experiments._hindsight_reviews import LEAD, ReviewsTask
-from experiments._hindsight_study import Table, run_table, stage_count
+from experiments._hindsight_study import Table, run_table
 from experiments._sentiment import Study
 from experiments._sentiment_rlhf import RLHF
 from experiments._stages import Stages
@@ -45,8 +46,8 @@ PRESETS = {
         methods=tuple(name for name in METHODS if name != "SFT on all"),
         seeds=(0, 1, 2),
         training=Training(
-            steps=24, batch_size=12, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
-            pretraining_batch_size=6,
+            steps=20, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
+            pretraining_batch_size=4,
         ),
         study=Study(
             model="smollm2",
@@ -71,12 +72,11 @@ def run(table: SentimentTable, output: Path, name: str) -> dict[str, Any]:
     console = Console()
     study = table.study
     rlhf = table.rlhf and bool(study.rlhf.targets)
-    before = 5 + (study.sft_steps > 0) + (1 + bool(study.rlhf.reward_extra_prompts)) * bool(study.rlhf.targets) - 1
-    stages = Stages(output / "stages", total=before + stage_count(table, rlhf=rlhf), console=console)
+    stages = Stages(output / "stages", console=console)
     task = ReviewsTask.load(study, stages, table.training.pretraining_length)
     return run_table(
         task, table, stages, output, name=name, title="Chain of Hindsight on film reviews", console=console,
-        rlhf=task.rlhf if rlhf else None, rlhf_inputs=dataclasses.asdict(study.rlhf),
+        rlhf=task.rlhf if rlhf else None, rlhf_inputs=dataclasses.asdict(study.rlhf) | {"frozen_layers": study.frozen_layers},
     )  # fmt: skip
 
 

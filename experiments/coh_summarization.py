@@ -22,7 +22,7 @@ from rich.console import Console
 
 from experiments._hindsight import Training
 from experiments._hindsight_main import command
-from experiments._hindsight_study import Table, run_table, stage_count
+from experiments._hindsight_study import Table, run_table
 from experiments._hindsight_summaries import Summaries, SummariesTask
 from experiments._stages import Stages
 
@@ -37,15 +37,15 @@ class SummarizationTable(Table):
 
 PRESETS = {
     "mini": SummarizationTable(
-        methods=("SFT", "C-SFT", "CoH"),
+        methods=("SFT", "C-SFT", "CoH", "CoH, no forgetful mask"),
         training=Training(
-            steps=24, batch_size=8, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=224,
+            steps=24, outputs=8, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=224,
             pretraining_batch_size=4,
         ),
     ),
     "paper": SummarizationTable(
         training=Training(
-            steps=4000, batch_size=512, learning_rate=1e-5, warmup_steps=100, max_length=1024,
+            steps=4000, outputs=1024, learning_rate=1e-5, warmup_steps=100, max_length=1024,
             pretraining_batch_size=2048, pretraining_length=1024,
         ),
         task=Summaries(
@@ -66,8 +66,7 @@ PRESETS = {
 def run(table: SummarizationTable, output: Path, name: str) -> dict[str, Any]:
     """All stages, then the report."""
     console = Console()
-    total = (not table.task.feedback) + stage_count(table, rlhf=False)
-    stages = Stages(output / "stages", total=total, console=console)
+    stages = Stages(output / "stages", console=console)
     task = SummariesTask(table.task, stages, table.training.pretraining_length)
     return run_table(task, table, stages, output, name=name, title="Chain of Hindsight on summaries", console=console)
 

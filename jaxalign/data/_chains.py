@@ -87,11 +87,14 @@ class ChainExamples:
     def draw(self, index: int, used: int) -> Example:
         """Example ``index`` at its ``used``-th use: one sequence whose outputs are supervised.
 
-        It carries ``negative`` (bool ``[m]``): the target is of an output below the best of its record.
+        It carries ``negative`` (bool ``[m]``): the target is of an output below the best of its record; and ``draw``
+        (int32 ``[1]``), a number of its own, so that what a loss draws for it is drawn for no other.
         """
         item = self._items[index]
         written = self._writer.write(item.prompt, self.chain(index, used), item.repeated)
-        return _example(written, item.record_id, self._limit, self._form.learn_markers)
+        example = _example(written, item.record_id, self._limit, self._form.learn_markers)
+        number = (index + used * len(self)) % 2**31
+        return example.replace(sequence_extras={"draw": np.array([number], np.int32)})
 
     @property
     def writer(self) -> ChainWriter:

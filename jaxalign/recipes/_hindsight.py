@@ -16,8 +16,8 @@ from jaxalign.training import Metrics, Terms
 
 __all__ = ["HindsightObjective", "hindsight_objective"]
 
-# Folded into a step's key for what is forgotten; no record id, which adapters' dropout folds in, is this.
-FORGET = 0x8000_0F0F
+# Folded into a step's key for what is forgotten, and for the pretraining text's dropout; no record id is these.
+FORGET, TEXT = 0x8000_0F0F, 0x8000_7E87
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,7 +113,8 @@ def hindsight_objective(config: ModelConfig, objective: HindsightObjective) -> O
         }
         if batch.pretraining is not None:
             text = batch.pretraining
-            values = losses.cross_entropy(scored(params, frozen, text, key, None))
+            own = jax.random.fold_in(key, TEXT)
+            values = losses.cross_entropy(scored(params, frozen, text, own, None))
             count = jnp.sum(text.target_mask).astype(values.dtype)
             terms["pretraining"] = (jnp.sum(values), count, objective.pretraining_coefficient)
         return terms, metrics
@@ -133,8 +134,15 @@ def hindsight_objective(config: ModelConfig, objective: HindsightObjective) -> O
     return Objective(loss=loss, evaluation=evaluation)
 
 
+def _draws_of_tokens(batch: Batch) -> jax.Array:
+    """The number of every token's draw (``data.ChainExamples``), int32 ``[B, T]``; of other examples, their record."""
+    if "draw" not in batch.extras:
+        return records_of_tokens(batch)
+    return jnp.take_along_axis(batch.extras["draw"], jnp.maximum(batch.example - 1, 0), axis=1)  # a sequence an example
+
+
 def _forgetful(key: jax.Array, batch: Batch, objective: HindsightObjective) -> jax.Array:
-    """bool ``[B, T, T]``; what is drawn for an example depends on the step, its record and places inside it alone."""
+    """bool ``[B, T, T]``; what is drawn for a sequence depends on the step, its own draw and places inside it alone."""
     rows, length = batch.tokens.shape
     return losses.forgetful_causal_mask(
         jax.random.fold_in(key, FORGET),
@@ -142,6 +150,6 @@ def _forgetful(key: jax.Array, batch: Batch, objective: HindsightObjective) -> j
         length,
         min_ratio=objective.forget_min_ratio,
         max_ratio=objective.forget_max_ratio,
-        example_ids=records_of_tokens(batch),
+        example_ids=_draws_of_tokens(batch),
         segment_ids=batch.example,
     )

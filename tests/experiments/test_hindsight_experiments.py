@@ -19,7 +19,7 @@ from tests.models.tiny import uncompiled_params
 from tests.tiny_sentiment import tokenizer
 
 TINY = Training(
-    steps=1, batch_size=2, learning_rate=1e-2, warmup_steps=0, max_length=200, pretraining_batch_size=2,
+    steps=1, outputs=4, learning_rate=1e-2, warmup_steps=0, max_length=200, pretraining_batch_size=2,
     pretraining_length=24,
 )  # fmt: skip
 CONFIG = models.ModelConfig(
@@ -183,8 +183,8 @@ def test_the_report_reads_the_order_off_the_intervals(tmp_path):
     assert {row["CoH minus"]: row["the order"] for row in found["differences"]} == {
         BASE: "holds", "SFT": "reversed", "C-SFT": "undecided",
     }  # fmt: skip
-    assert {row["CoH minus"]: row["every seed"] for row in found["differences"]} == {
-        BASE: "yes", "SFT": "yes", "C-SFT": "no",
+    assert {row["CoH minus"]: row["CoH's seeds"] for row in found["differences"]} == {
+        BASE: "all above", "SFT": "all below", "C-SFT": "mixed",
     }  # fmt: skip
     (control,) = found["control"]
     assert control["good minus bad"][1] > 0

@@ -111,11 +111,11 @@ def test_the_loss_is_the_mean_over_the_tokens_of_outputs():
 
 def of_hidden_states(rows, monkeypatch):
     """The loss as a function of what is added to the last hidden states ``[B, T, D]``, from which logits are made."""
-    apply, loss = models.apply, hindsight()(CONFIG).loss
+    apply, loss, params = models.apply, hindsight()(CONFIG).loss, toy.params("llama")
 
     def value(added):
         monkeypatch.setattr(models, "apply", lambda *args, **more: apply(*args, **more) + added)
-        return weighted_total(loss(toy.params("llama"), NO_BASE, rows, KEY, {})[0])
+        return weighted_total(loss(params, NO_BASE, rows, KEY, {})[0])
 
     return value, np.zeros((*rows.tokens.shape, CONFIG.width), np.float32)
 
@@ -229,12 +229,12 @@ def test_without_a_ratio_five_steps_are_sfts_bit_for_bit():
 
 
 def test_a_mask_of_ratio_zero_is_no_mask_bit_for_bit():
-    rows = batch()
+    rows, params = batch(), toy.params("llama")
     count, length = rows.tokens.shape
     none = losses.forgetful_causal_mask(
         KEY, count, length, min_ratio=0.0, max_ratio=0.0, example_ids=records_of_tokens(rows), segment_ids=rows.example
     )
-    score = jax.jit(lambda mask: recipes.score_targets(CONFIG, toy.params("llama"), rows, attention_mask=mask))
+    score = jax.jit(lambda mask: recipes.score_targets(CONFIG, params, rows, attention_mask=mask))
     np.testing.assert_array_equal(score(none), score(None))
 
 
@@ -270,6 +270,7 @@ def test_evaluation_forgets_nothing(tmp_path):
 def attended(monkeypatch):
     """The weights ``[B, T, H, S]`` of every attention that runs, read through one-hot values."""
     seen, attention = [], _kernels.attention
+    toy.params("llama")  # making them attends, too
 
     def spy(query, key, value, visible, **options):
         keys, size = value.shape[2:]
