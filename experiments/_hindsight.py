@@ -6,7 +6,8 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal
 
 from experiments._stages import Report
 from jaxalign import data, models, recipes, sharding
@@ -15,7 +16,7 @@ from jaxalign.models import ModelConfig
 from jaxalign.recipes import FitConfig, HindsightObjective, Pretraining
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["BASE", "METHODS", "RLHF_ROW", "Method", "Training", "asked_prompts", "train", "with_trunk"]
+__all__ = ["BASE", "METHODS", "RLHF_ROW", "Method", "Scale", "Training", "asked_prompts", "train", "with_trunk"]
 
 Params = Any
 BASE = "Base"
@@ -55,8 +56,8 @@ METHODS = {
         Method("CoH, feedback learnt too", {"learn_markers": True}),
     )
 }
-"""The paper's baselines and ablations (Liu et al. 2023, arXiv 2302.02676, sections 4.1 and 4.4), and SFT on all outputs.
-SFT-U's alpha is not searched for, as the paper does."""
+"""The paper's baselines and ablations (Liu et al. 2023, arXiv 2302.02676, sections 4.1 and 4.4), and SFT on all
+outputs. SFT-U's alpha is not searched for, as the paper does."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -83,6 +84,20 @@ class Training:
     """Lambda; 1.5 is the paper's."""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Scale:
+    """How runs are computed; but for rounding no result depends on it."""
+
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of activations and matrix products."""
+    accumulation: int = 1
+    """Micro-batches of an update."""
+    remat: Literal["none", "full", "dots"] = "none"
+    """What the backward pass computes again."""
+    checkpoints: bool = False
+    """Keep checkpoints, so that a run that is killed goes on where it was."""
+
+
 def train(
     config: ModelConfig,
     params: Params,
@@ -96,8 +111,11 @@ def train(
     kind: data.FeedbackKind,
     seed: int,
     report: Report,
+    scale: Scale | None = None,
+    directory: Path | None = None,
 ) -> tuple[Params, FeedbackPrompts]:
-    """One run of a method; the model, and how it is asked."""
+    """One run of a method; the model, and how it is asked. ``directory``: where its checkpoints go, if any."""
+    scale = Scale() if scale is None else scale
     form = ChainFormat(templates=templates, kind=kind, **method.form)
     chains, _ = data.build_chains(
         records,
@@ -119,6 +137,9 @@ def train(
         ),
         frozen_layers=training.frozen_layers,
         seed=seed,
+        dtype=scale.dtype,
+        accumulation=scale.accumulation,
+        remat=scale.remat,
     )
     result = recipes.fit(
         config,
@@ -127,6 +148,7 @@ def train(
         lambda model_config: recipes.hindsight_objective(model_config, objective),
         settings,
         pretraining=pretraining,
+        directory=directory if scale.checkpoints else None,
         report=report,
     )
     if result.interrupted:  # a stage that was stopped has no result to keep

@@ -8,7 +8,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import _hindsight_report as report_files
-from experiments._hindsight import BASE, METHODS, RLHF_ROW, Training, train, with_trunk
+from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training, train, with_trunk
 from experiments._hindsight_tasks import Measured, Task
 from experiments._stages import JSON, Report, Stages, digest
 from jaxalign import data, models
@@ -29,6 +29,8 @@ class Table:
     """Training seeds: order, templates, what is forgotten, samples."""
     training: Training = field(default_factory=Training)
     """One run's numbers."""
+    scale: Scale = field(default_factory=Scale)
+    """How runs are computed."""
 
     def __post_init__(self) -> None:
         for name in self.methods:
@@ -73,12 +75,17 @@ def run_table(
         for method_name in table.methods:
             method = METHODS[method_name]
 
-            def compute(report: Report, method: Any = method, seed: int = seed) -> tuple[Measured, Params, Any]:
+            label = f"{_slug(method_name)}-seed-{seed}"
+
+            def compute(
+                report: Report, method: Any = method, seed: int = seed, label: str = label
+            ) -> tuple[Measured, Params, Any]:
                 if not text:  # only when a run is missing: computed once for all of them
                     text.extend(with_trunk(task.config, task.start, task.text, table.training))
                 params, prompts = train(
                     task.config, task.start, task.records, text, task.tokenizer, method, table.training,
-                    templates=task.templates, kind=task.kind, seed=seed, report=report,
+                    templates=task.templates, kind=task.kind, seed=seed, report=report, scale=table.scale,
+                    directory=output / "runs" / label,
                 )  # fmt: skip
                 return task.measure(params, prompts, seed=seed, report=report), params, prompts
 
@@ -93,7 +100,6 @@ def run_table(
             inputs = known | {
                 "method": [method.form, method.objective], "training": asdict(table.training), "seed": seed,
             }  # fmt: skip
-            label = f"{_slug(method_name)}-seed-{seed}"
             row = stages.stage(label, inputs, compute, save, lambda folder: (JSON.load(folder), None, None))[0]
             results.setdefault(method_name, []).append(row)
             if kept:

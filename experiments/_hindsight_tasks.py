@@ -7,7 +7,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from experiments._stages import Report
-from jaxalign import data, models, recipes
+from jaxalign import data, models, recipes, sharding
 from jaxalign.data import Example, FeedbackKind, FeedbackPrompts
 from jaxalign.models import ModelConfig
 
@@ -72,7 +72,7 @@ def load_model(name: str) -> tuple[ModelConfig, Params, Any]:
         from experiments.assets import glassllm
 
         return glassllm.load()
-    config, params = models.load_pretrained(name, dtype="float32")
+    config, params = models.load_pretrained(name, dtype="float32", mesh=sharding.make_mesh())
     return config, params, recipes.load_tokenizer(name)
 
 

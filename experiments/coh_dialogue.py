@@ -7,9 +7,10 @@
         The same on 1,156 genuine rows of Anthropic-HH, where they lie beside the checkout (or --task.feedback FILE).
     python -m experiments.coh_dialogue --preset paper --output-dir runs/coh-dialogue-paper
         GPT-J 6B; Anthropic-HH, WebGPT and summarize_from_feedback comparisons, mixed by size, and pile-10k (a sample of
-        the paper's Pile) from a hub; a TPU pod slice or eight GPUs with 80 GB, a day. Expected order of accuracies: CoH
-        81.2, without forgetful mask 79.6, C-SFT 78.8, RLHF 68.8, SFT 64.8, without pretraining term 60.8, base 43.8,
-        SFT-U 42.3. It has not been run.
+        the paper's Pile) from a hub; a TPU pod slice: nine rows of some 3e20 floating-point operations
+        each, most of them on the pretraining text, a day a row on eight H100. Expected order of accuracies: CoH 81.2,
+        without forgetful mask 79.6, C-SFT 78.8, RLHF 68.8 (not a row here), SFT 64.8, without pretraining term 60.8,
+        base 43.8, SFT-U 42.3. It has not been run.
 
 Pairwise judgements by people are the paper's table 2. Every stage is kept under OUTPUT_DIR/stages by the hash of what
 it follows from: a second run continues. Every field of the preset is a flag (--help after --preset).
@@ -22,7 +23,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments._hindsight import Training
+from experiments._hindsight import Scale, Training
 from experiments._hindsight_dialogue import Dialogue, DialogueTask
 from experiments._hindsight_main import command
 from experiments._hindsight_study import Table, run_table
@@ -57,6 +58,7 @@ PRESETS = {
             steps=4000, outputs=1024, learning_rate=1e-5, warmup_steps=100, max_length=1024,
             pretraining_batch_size=2048, pretraining_length=1024,
         ),
+        scale=Scale(dtype="bfloat16", accumulation=64, remat="full", checkpoints=True),
         task=Dialogue(
             model="EleutherAI/gpt-j-6b",
             feedback=(

@@ -3,13 +3,13 @@
 The start model's samples to the openings of reviews are rated by a sentiment classifier (Algorithm 1: sample, rate,
 freeze, train); each method of Liu et al. 2023 (arXiv 2302.02676) learns from them, and is then asked for a good review
 of held-out openings. The score is the classifier's log-odds of positive, beside it a judge that saw none of its data.
-Rows: Base, SFT, C-SFT, SFT-U, CoH, CoH without forgetful mask, without chain, without pretraining term, with the words of
-feedback learnt too, and RLHF (a reward model of the same samples, all of them; PPO). Every update of every method has the
-same number of outputs.
+Rows: Base, SFT, C-SFT, SFT-U, CoH, CoH without forgetful mask, without chain, without pretraining term, with the words
+of feedback learnt too, and RLHF (a reward model of the same samples, all of them; PPO). Every update of every method
+has the same number of outputs.
 
     python -m experiments.coh_sentiment --preset mini --output-dir runs/coh-sentiment
-        SmolLM2-135M-Instruct (top six layers), packaged IMDb reviews, also as the pretraining text; two CPU cores, three
-        seeds, about an hour. Samples are cut at 24 tokens.
+        SmolLM2-135M-Instruct (top six layers), packaged IMDb reviews, also as the pretraining text; two CPU cores,
+        three seeds, about an hour. Samples are cut at 24 tokens.
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, a killed one
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
@@ -76,7 +76,8 @@ def run(table: SentimentTable, output: Path, name: str) -> dict[str, Any]:
     task = ReviewsTask.load(study, stages, table.training.pretraining_length)
     return run_table(
         task, table, stages, output, name=name, title="Chain of Hindsight on film reviews", console=console,
-        rlhf=task.rlhf if rlhf else None, rlhf_inputs=dataclasses.asdict(study.rlhf) | {"frozen_layers": study.frozen_layers},
+        rlhf=task.rlhf if rlhf else None,
+        rlhf_inputs=dataclasses.asdict(study.rlhf) | {"frozen_layers": study.frozen_layers},
     )  # fmt: skip
 
 

@@ -51,6 +51,8 @@ class SampleConfig:
     feedback: Literal["positive", "negative"] | None = None
     """Of a folder that ``jaxalign hindsight`` wrote: ask for a good (or bad) output by the words that stood before such
     ones in training (a baseline without feedback: its neutral words). None = continue the prompt alone."""
+    kind: Literal["answer", "summary", "dialogue"] | None = None
+    """With ``feedback``: what is asked for, where a record of ``prompts`` does not say; None = what was trained on."""
     template: str | None = None
     """With ``feedback``: the template whose first words are used; None = the first that suits."""
     improvements: int = 0
@@ -88,7 +90,9 @@ def run(config: SampleConfig) -> None:
     from jaxalign import models
     from jaxalign.recipes import load_tokenizer
 
-    asked = _asked(config) if config.feedback else None  # before the weights: what is wrong is said in a second
+    asked = None
+    if config.feedback:  # before the weights: what is wrong is said in a second
+        asked = _asked(config, records[0].get("kind") or config.kind, places[0])
     model_config, params = models.load_pretrained(config.model)
     if config.adapter is not None:
         adapted, lora = models.load_adapter(config.adapter, model_config)
@@ -112,7 +116,7 @@ def _check(config: SampleConfig) -> None:
     if config.improvements < 0:
         raise InputError(f"--improvements: must be at least 0, is {config.improvements}")
     if config.feedback is None:
-        for name in ("template", "improvements", "better_template"):
+        for name in ("kind", "template", "improvements", "better_template"):
             if getattr(config, name):
                 raise InputError(f"--{name.replace('_', '-')}: there are no words of feedback without --feedback")
     elif config.stop_strings:
@@ -166,8 +170,8 @@ def _completions(
     return rows
 
 
-def _asked(config: SampleConfig) -> "FeedbackPrompts":
-    """How the model is asked, once it is known that it can be asked so."""
+def _asked(config: SampleConfig, kind: Any, place: str) -> "FeedbackPrompts":
+    """How the model is asked, once it is known that it can be asked so for outputs of a kind."""
     from jaxalign import data
     from jaxalign.recipes import load_tokenizer
 
@@ -180,12 +184,12 @@ def _asked(config: SampleConfig) -> "FeedbackPrompts":
             flag = "--template"
             if markers != "feedback":
                 raise InputError(f"{config.model} was trained without feedback (--markers {markers})")
-        asked.tokens("a", config.feedback or "positive", template=config.template)
+        asked.tokens("a", config.feedback or "positive", kind=kind, template=config.template, place=place)
         if config.improvements:
             flag = "--improvements" if config.better_template is None else "--better-template"
-            asked.better("a", "a", template=config.better_template)
+            asked.better("a", "a", kind=kind, template=config.better_template)
     except InputError as error:
-        raise InputError(f"{flag}: {error}") from None
+        raise InputError(str(error) if str(error).startswith(place) else f"{flag}: {error}") from None
     return asked
 
 
@@ -210,7 +214,7 @@ def _after_feedback(
                 polarity=config.feedback or "positive",
                 template=config.template,
                 better_template=config.better_template,
-                kind=records[chosen[0]].get("kind"),
+                kind=records[chosen[0]].get("kind") or config.kind,
                 improvements=config.improvements,
                 places=named,
                 seeds=chosen,

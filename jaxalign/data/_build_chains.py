@@ -2,17 +2,19 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 
 from jaxalign.data._chain_format import ChainFormat
+from jaxalign.data._chain_sizes import ChainSizes
 from jaxalign.data._chain_writer import ChainWriter, Mark, Words
-from jaxalign.data._chains import ChainExamples, Item, Parts
+from jaxalign.data._chains import ChainExamples, Item
 from jaxalign.data._counters import Counters
 from jaxalign.data._encoder import Encoder, TokenizerLike
-from jaxalign.data._feedback_records import RatedOutputs, rated_outputs
+from jaxalign.data._feedback_records import rated_outputs
 from jaxalign.data._plan import Mixture
 from jaxalign.data._records import Record, RecordDropped
 from jaxalign.data._sources import OnBadRow, Records
@@ -57,26 +59,23 @@ def build_chains(
     form = ChainFormat() if form is None else form
     templates = load_templates(form.templates) if templates is None else templates
     writer = ChainWriter(tokenizer, templates, form)
+    writer.choice.check_names()
     counters = Counters(rows_read=len(records))
     if isinstance(records, Records):
         counters.rows_read = records.counters.rows_read
         counters.skipped.update(records.counters.skipped)
-    items: list[Item] = []
+    read: list[Item] = []
     for index, record in enumerate(records):
-        place = _place(records, index)
-        own = Counters()
-        try:
-            items += _items(record, writer, truncation, index, place, own)
-        except RecordDropped as dropped:
-            counters.skipped[dropped.reason] += 1
-            continue
-        except InputError:
-            if on_bad_row == "error":
-                raise
-            counters.skipped["unusable row"] += 1
-            continue
-        counters.truncated.update(own.truncated)
-    items = _within(items, writer, truncation, counters, records, on_bad_row)
+        with _counted(counters, on_bad_row):
+            read.append(_item(record, writer, index, _place(records, index)))
+    ChainExamples(read, writer, seed=seed).check()  # what is wrong with the settings is of no row
+    items: list[Item] = []
+    bounds = ChainSizes(writer)
+    for item in read:
+        with _counted(counters, on_bad_row):
+            place = _place(records, item.record_id)
+            items += _each(_within_prompt(item, writer, bounds, truncation, place, counters), writer.form)
+    items = _within(items, bounds, truncation, counters, records, on_bad_row)
     counters.examples = len(items)
     if not items:
         raise InputError(f"{_place(records, 0)}: nothing to train on ({counters.summary()})")
@@ -86,19 +85,28 @@ def build_chains(
         if lost := sorted(set(range(len(weights))) - set(kept.tolist())):
             raise InputError(f"source {lost[0] + 1} of the mixture: no record of it can be used ({counters.summary()})")
         mixture = Mixture(kept, tuple(weights))
-    chains = ChainExamples(items, writer, seed=seed, limit=truncation.max_length, mixture=mixture)
-    chains.check()
-    return chains, counters
+    return ChainExamples(items, writer, seed=seed, limit=truncation.max_length, mixture=mixture), counters
 
 
 def _place(records: Sequence[Record], index: int) -> str:
     return records.place(index) if isinstance(records, Records) else f"row {index + 1}"
 
 
-def _items(
-    record: Record, writer: ChainWriter, truncation: Truncation, index: int, place: str, counters: Counters
-) -> list[Item]:
-    """What a record becomes: one item, or one for each structure."""
+@contextlib.contextmanager
+def _counted(counters: Counters, on_bad_row: OnBadRow) -> Iterator[None]:
+    """What is left out or cannot be used is counted, or an error."""
+    try:
+        yield
+    except RecordDropped as dropped:
+        counters.skipped[dropped.reason] += 1
+    except InputError:
+        if on_bad_row == "error":
+            raise
+        counters.skipped["unusable row"] += 1
+
+
+def _item(record: Record, writer: ChainWriter, index: int, place: str) -> Item:
+    """A record, whatever its length."""
     form = writer.form
     rated = rated_outputs(record, place, kind=form.kind)
     structures = tuple(form.weights)
@@ -108,44 +116,60 @@ def _items(
         only = {"p": 1.0, "n": 0.0}.get(structures[0]) if len(structures) == 1 else None
         if only is not None and rated.outputs[0].rating != only:
             raise RecordDropped(f"{place}: field 'label': not what --structures {structures[0]} learns", "other label")
+    if len(rated.outputs) > 1 and len({output.turns for output in rated.outputs}) == 1:
+        raise RecordDropped(f"{place}: all outputs are the same text", "all outputs equal")
+    if not rated.rated and form.markers != "feedback":
+        raise InputError(f"{place}: missing field 'ratings': --markers {form.markers} tells outputs apart by them")
     outputs = tuple(tuple(writer.output(output, place)) for output in rated.outputs)
-    prompt, repeated = _prompt(rated, writer, outputs, truncation, place, counters)
-    several = form.emit == "each" and rated.rated and len(rated.outputs) > 1
-    return [
-        Item(rated, prompt, repeated, outputs, index, chosen)
-        for chosen in ([(name,) for name in structures] if several else [structures])
-    ]
+    prompt = writer.prompt(rated.prompt, place)
+    repeated = writer.prompt(rated.prompt, place, repeated=True) if form.repeats(rated.prompt) else ()
+    return Item(rated, prompt, repeated, outputs, index, structures)
 
 
-def _prompt(
-    rated: RatedOutputs,
-    writer: ChainWriter,
-    outputs: Sequence[Parts],
-    truncation: Truncation,
-    place: str,
-    counters: Counters,
-) -> tuple[Parts, Parts]:
-    """The prompt within its limit, and as it is repeated; each loses its beginning."""
-    parts = writer.prompt(rated.prompt, place)
-    repeated = writer.prompt(rated.prompt, place, repeated=True) if writer.form.repeat_prompt else []
-    ids = [token for part in parts for token in _ids(writer, part)]
-    lengths = [sum(len(_ids(writer, part)) for part in output) for output in outputs]
-    kept = truncation.prompt_ids(ids, lengths, bos=writer.encoder.bos, place=place, counters=counters)
+def _each(item: Item, form: ChainFormat) -> list[Item]:
+    """What an item becomes: itself, or one for each structure; of "p" and "n" one for each output."""
+    if form.emit == "one" or not item.rated.rated or len(item.outputs) == 1:
+        return [item]
+    found = []
+    for name in item.structures:
+        if name in ("p", "n"):
+            chosen = [place for place in range(len(item.outputs)) if item.negative(place) is (name == "n")]
+            found += [dataclasses.replace(item, structures=(name,), only=place) for place in chosen]
+        else:
+            found.append(dataclasses.replace(item, structures=(name,)))
+    return found
+
+
+def _within_prompt(
+    item: Item, writer: ChainWriter, bounds: ChainSizes, truncation: Truncation, place: str, counters: Counters
+) -> Item:
+    """The item with its prompt within its limit, and as it is repeated; each loses its beginning.
+
+    A prompt without a limit of its own gives way to the longest chain behind it, down to half of ``max_length``.
+    """
+    ids = [token for part in item.prompt for token in _ids(writer, part)]
+    behind = bounds.largest(item)[0] - len(ids) if truncation.max_length is not None else 0
+    kept = truncation.prompt_ids(ids, [behind], bos=writer.encoder.bos, place=place, counters=counters)
     if len(kept) == len(ids):
-        return parts, repeated
+        return item
     bos = kept[:1] if kept[0] == writer.encoder.bos else []
-    ends = _end_of(writer, parts, len(kept) - len(bos))
-    return [Words(tuple(bos)), *ends], _end_of(writer, repeated, len(kept))
+    ends = _end_of(writer, item.prompt, len(kept) - len(bos))
+    repeated = _end_of(writer, item.repeated, len(kept))
+    return dataclasses.replace(item, prompt=[Words(tuple(bos)), *ends], repeated=repeated)
 
 
 def _end_of(writer: ChainWriter, parts: Sequence[Words | Mark], room: int) -> list[Words | Mark]:
-    """The end of a prompt; one of several parts (marked turns) loses whole ones."""
-    if len(parts) == 1 and isinstance(parts[0], Words):
-        return [dataclasses.replace(parts[0], ids=parts[0].ids[-room:])]
-    kept = list(parts)
-    while kept and sum(len(_ids(writer, part)) for part in kept) > room:
-        kept.pop(0)
-    return kept
+    """The end of a prompt: whole marked turns, and of a person's words what there is room for."""
+    kept: list[Words | Mark] = []
+    for part in reversed(parts):
+        length = len(_ids(writer, part))
+        if length > room:
+            if isinstance(part, Words) and room:
+                kept.append(dataclasses.replace(part, ids=part.ids[-room:]))
+            break
+        kept.append(part)
+        room -= length
+    return kept[::-1]
 
 
 def _ids(writer: ChainWriter, part: Words | Mark) -> Sequence[int]:
@@ -154,7 +178,7 @@ def _ids(writer: ChainWriter, part: Words | Mark) -> Sequence[int]:
 
 def _within(
     items: list[Item],
-    writer: ChainWriter,
+    bounds: ChainSizes,
     truncation: Truncation,
     counters: Counters,
     records: Sequence[Record],
@@ -163,9 +187,9 @@ def _within(
     """The items that the limit of a whole chain leaves, by its policy."""
     if truncation.max_length is None or not items:
         return items
-    limit, whole = truncation.max_length, ChainExamples(items, writer, seed=0)
-    kept = []
-    for index, (item, length) in enumerate(zip(items, whole.sizes.tokens, strict=True)):
+    limit, kept = truncation.max_length, []
+    for item in items:
+        length, _ = bounds.largest(item)
         if length <= limit:
             kept.append(item)
             continue
@@ -175,7 +199,7 @@ def _within(
                 f"a chain of its prompt, feedback and outputs has up to {length} tokens, more than max_length {limit}; "
                 "raise it or choose completion truncation 'cut' or 'drop'"
             )
-        elif truncation.completion == "cut" and whole.opening(index) >= limit:
+        elif truncation.completion == "cut" and bounds.opening(item) >= limit:
             problem = f"its prompt and the words of feedback leave no room for an output ({limit} tokens)"
         if problem and on_bad_row == "error":
             raise InputError(f"{place}: {problem}")

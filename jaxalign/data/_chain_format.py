@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from typing import Literal, get_args, get_origin, get_type_hints
 
@@ -42,8 +43,8 @@ class ChainFormat:
     mark_turns: Literal["differing", "all"] = "differing"
     """Which of an assistant's turns are marked and learnt: those after the outputs part, or also those before, as the
     paper's released code has it."""
-    repeat_prompt: bool = False
-    """Give the prompt again before every output (as the released code does with dialogues)."""
+    repeat_prompt: Literal["none", "dialogues", "all"] = "none"
+    """Whose prompt is given again before every output: the released code repeats dialogues."""
     end_of_output: Literal["each", "last"] = "each"
     """Which outputs end with the end-of-sequence token: each, or the sequence's last alone (samples are then cut at
     the next marker)."""
@@ -55,10 +56,9 @@ class ChainFormat:
             if get_origin(kind) is Literal and (value := getattr(self, name)) not in get_args(kind):
                 known = ", ".join(get_args(kind))
                 raise InputError(f"--{name.replace('_', '-')}: expected one of {known}, got {value!r:.40}")
-        self.weights  # noqa: B018
+        named = set(self.weights)
         if self.chain_length < 2:
             raise InputError(f"--chain-length: must be at least 2, is {self.chain_length}")
-        named = set(self.weights)
         if self.markers != "feedback":
             if several := sorted(named & {"pn", "np", "aux", "chain"}):
                 raise InputError(
@@ -74,11 +74,20 @@ class ChainFormat:
                 if getattr(self, name) != {f.name: f.default for f in dataclasses.fields(ChainFormat)}[name]:
                     raise InputError(f"--{name.replace('_', '-')}: --structures names no chain")
         if self.dialogue == "chat_template":
-            for name, value in (("mark_turns", "all"), ("repeat_prompt", True)):
-                if getattr(self, name) == value:
-                    raise InputError(f"--{name.replace('_', '-')}: only dialogues written as words (--dialogue) can")
+            if self.mark_turns == "all":
+                raise InputError("--mark-turns: only dialogues written as words (--dialogue) can")
+            if self.repeat_prompt != "none":
+                raise InputError("--repeat-prompt: only dialogues written as words (--dialogue) can")
+        if self.emit == "each" and any("=" in entry for entry in self.structures):
+            raise InputError("--structures: with --emit each every structure is used once; weights draw nothing")
+        if self.repeat_prompt != "none" and named <= {"p", "n"}:
+            raise InputError("--repeat-prompt: --structures names none with a second output")
 
-    @property
+    def repeats(self, prompt: object) -> bool:
+        """Whether a prompt (a text, or turns) is given again before every output."""
+        return self.repeat_prompt == "all" or (self.repeat_prompt == "dialogues" and not isinstance(prompt, str))
+
+    @functools.cached_property
     def weights(self) -> dict[str, float]:
         """The structures with their weights. Raises ``InputError`` for one that is none."""
         found: dict[str, float] = {}

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import json
+from collections.abc import Collection, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,7 @@ from jaxalign.data._encoder import Encoder, TokenizerLike
 from jaxalign.data._example import Example
 from jaxalign.data._feedback_records import Output, Turn, rated_outputs
 from jaxalign.data._records import Record
-from jaxalign.data._templates import FeedbackKind, Marker, PairTemplate, Polarity, parse_templates
+from jaxalign.data._templates import FeedbackKind, Marker, Polarity, parse_templates
 from jaxalign.errors import InputError
 
 __all__ = ["FeedbackPrompts", "load_feedback_prompts"]
@@ -25,9 +26,9 @@ FILE = "hindsight.json"
 class FeedbackPrompts:
     """How a model that was trained on chains is asked for outputs: after words of feedback, as in training.
 
-    ``polarity`` "positive" asks for a good output, "negative" for a bad one; ``template`` names the pair template (the
-    first that suits by default). A model of a baseline without feedback is asked in its neutral words, whatever the
-    polarity.
+    ``polarity`` "positive" asks for a good output, "negative" for a bad one; ``template`` names the template, by
+    default the first that training drew, or else one that says the same. A model of a baseline without feedback is
+    asked in its neutral words, whatever the polarity.
     """
 
     def __init__(self, writer: ChainWriter) -> None:
@@ -44,7 +45,7 @@ class FeedbackPrompts:
     ) -> list[int]:
         """Ids of the prompt and the first marker of a template that begins with that polarity."""
         turns, kind = self._parse(prompt, kind, place)
-        written = self._asked(turns, self._first(polarity, template, kind), place)
+        written = self._asked(turns, self.writer.choice.opening(kind, polarity, template), place)
         return written.ids
 
     def better(
@@ -65,27 +66,28 @@ class FeedbackPrompts:
         turns, kind = self._parse(prompt, kind, place)
         if not output.strip():
             raise InputError(f"{place}: there is no output to be bettered")
-        first, second = self._template("negative", template, kind).markers
+        first, second = self.writer.choice.better(kind, template)
         worse = Output((Turn("assistant", output.strip()),), None)
         written = Written([], [], [], [])
         self.writer.say(written, [*self.writer.prompt(turns, place), *self.writer.output(worse, place)], first)
-        repeats = self.writer.form.repeat_prompt
+        repeats = self.writer.form.repeats(turns)
         if repeats:
             self.writer.say(written, self.writer.prompt(turns, place, repeated=True), second)
         self.writer.mark(written, second, joined=not repeats)
         return written.ids
 
     def stop_strings(self, kind: FeedbackKind = "answer") -> list[str]:
-        """Texts with which a next marker begins: a sample ends there, where outputs have no EOS of their own."""
-        if self.writer.form.markers != "feedback":
-            return []
+        """Texts with which the next marker, or a person's next turn, begins: a sample ends there.
+
+        None where outputs end with an EOS of their own: the same words inside an answer would cut it.
+        """
         form, templates = self.writer.form, self.writer.templates
-        pairs = [t for t in templates.pairs if kind in t.kinds and (not t.auxiliary or "aux" in form.weights)]
-        markers = [marker for pair in pairs if self._named(pair.name) for marker in pair.markers]
-        if "chain" in form.weights:
-            graded = [one for one in templates.graded if kind in one.kinds and self._named(one.name)]
-            markers += [one.marker(1, rank, len(one.grades)) for one in graded for rank in range(len(one.grades))]
-        return sorted({self.writer.texts(marker)[-1] for marker in markers})
+        if form.markers != "feedback" or form.end_of_output == "each":
+            return []
+        found = {self.writer.texts(marker)[-1] for marker in self.writer.choice.following(kind)}
+        if kind == "dialogue":
+            found.add(templates.between + templates.user)
+        return sorted(found)
 
     def comparison(
         self,
@@ -108,7 +110,7 @@ class FeedbackPrompts:
         pairs = [(i, j) for i, a in enumerate(ratings) for j, b in enumerate(ratings) if a > b]  # type: ignore[operator]
         if not pairs:
             raise InputError(f"{place}: field 'ratings': all are equal, none is better")
-        marker = self._first(polarity, template, rated.kind)
+        marker = self.writer.choice.opening(rated.kind, polarity, template)
         outputs = [self.writer.output(output, place) for output in rated.outputs]
         # The marker is the prompt's where all outputs begin with it; dialogues may part at what a person says.
         asked = self._asked(rated.prompt, marker, place, marked=all(isinstance(parts[0], Mark) for parts in outputs))
@@ -120,10 +122,19 @@ class FeedbackPrompts:
             supervised.append(written.output[len(asked.ids) :])
         return answers_example(asked.ids, answers, record_id=record_id, pairs=pairs, supervised=supervised)
 
-    def save(self, folder: str | Path) -> None:
-        """Write ``hindsight.json`` into a model's folder, from which ``load_feedback_prompts`` reads."""
+    def check(self, kinds: Iterable[FeedbackKind]) -> None:
+        """Raises ``InputError`` where outputs of a kind cannot be asked for."""
+        for kind in kinds:
+            self.writer.choice.opening(kind, "positive")
+
+    def save(self, folder: str | Path, *, kinds: Collection[FeedbackKind] = ()) -> None:
+        """Write ``hindsight.json`` into a model's folder, from which ``load_feedback_prompts`` reads.
+
+        ``kinds`` are those of outputs to texts that it was trained on: if there is one, texts are asked for it.
+        """
+        form = self.writer.form
         held = {
-            "format": dataclasses.asdict(self.writer.form),
+            "format": dataclasses.asdict(form) | ({"kind": next(iter(kinds))} if len(kinds) == 1 else {}),
             "templates": self.writer.templates.as_dict(),
             "templates_name": self.writer.templates.name,
         }
@@ -133,26 +144,6 @@ class FeedbackPrompts:
         record = {"prompt": prompt, "completion": "a", "label": True} | ({} if kind is None else {"kind": kind})
         rated = rated_outputs(record, place, kind=self.writer.form.kind)
         return rated.prompt, rated.kind
-
-    def _template(self, first: Polarity, name: str | None, kind: FeedbackKind) -> PairTemplate:
-        templates = self.writer.templates
-        if name is not None:
-            found = templates.find(name)
-            if found.order[0] != first:
-                raise InputError(f"template {name!r} begins with the {found.order[0]} output, not the {first} one")
-            return found
-        for template in templates.of_kind(kind):
-            if template.order[0] == first and self._named(template.name):
-                return template
-        raise InputError(f"templates {templates.name}: none for {kind!r} begins with the {first} output")
-
-    def _first(self, polarity: Polarity, name: str | None, kind: FeedbackKind) -> Marker:
-        if self.writer.form.markers != "feedback":
-            return self.writer.neutral(kind)
-        return self._template(polarity, name, kind).markers[0]
-
-    def _named(self, name: str) -> bool:
-        return not self.writer.form.template_names or name in self.writer.form.template_names
 
     def _asked(self, prompt: str | tuple[Turn, ...], marker: Marker, place: str, *, marked: bool = True) -> Written:
         """The prompt, as in training, and the words that ask for an output."""
@@ -165,6 +156,18 @@ class FeedbackPrompts:
         return written
 
 
+def _held(folder: str | Path) -> Path:
+    """The file in a folder, or of a hub id in the hub's cache."""
+    if Path(folder).is_dir():
+        return Path(folder, FILE)
+    from huggingface_hub import hf_hub_download
+
+    try:
+        return Path(hf_hub_download(str(folder), FILE))
+    except Exception as error:  # the client raises its own, httpx' and OS errors; all mean "not to be had"
+        raise FileNotFoundError(FILE) from error
+
+
 def load_feedback_prompts(folder: str | Path, tokenizer: TokenizerLike | Encoder) -> FeedbackPrompts:
     """How the model in a folder is asked, as its training wrote it beside the weights.
 
@@ -173,6 +176,7 @@ def load_feedback_prompts(folder: str | Path, tokenizer: TokenizerLike | Encoder
     """
     path = Path(folder, FILE)
     try:
+        path = _held(folder)
         held = json.loads(path.read_text(encoding="utf-8"))
         fields: dict[str, Any] = {name: tuple(v) if isinstance(v, list) else v for name, v in held["format"].items()}
         form = ChainFormat(**fields)

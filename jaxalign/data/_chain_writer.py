@@ -11,7 +11,8 @@ from jaxalign.data._chat import render_prompt
 from jaxalign.data._encoder import Encoder, TokenizerLike, as_encoder
 from jaxalign.data._feedback_records import Output, Turn
 from jaxalign.data._responses import response_example
-from jaxalign.data._templates import Marker, TemplateSet, marker_of
+from jaxalign.data._template_choice import TemplateChoice
+from jaxalign.data._templates import Marker, TemplateSet
 from jaxalign.errors import InputError
 
 __all__ = ["ChainWriter", "Mark", "Words", "Written"]
@@ -70,6 +71,7 @@ class ChainWriter:
     def __init__(self, tokenizer: TokenizerLike | Encoder, templates: TemplateSet, form: ChainFormat) -> None:
         self.encoder = as_encoder(tokenizer)
         self.templates, self.form = templates, form
+        self.choice = TemplateChoice(templates, form)
         self._following: dict[str, list[int]] = {}
         self._end: int | None = None
 
@@ -119,18 +121,6 @@ class ChainWriter:
 
     def _words(self, text: str, first: bool) -> Words:
         return Words(tuple(self.encoder.first(text) if first else self.encoder.following(text)))
-
-    def neutral(self, kind: str) -> Marker:
-        """The words that say what comes, and nothing of its quality. Raises ``InputError`` where there are none."""
-        if kind == "dialogue":
-            return marker_of(self.templates.neutral.get(kind, self.templates.assistant))
-        if self.form.markers == "none":
-            return Marker("")
-        if kind not in self.templates.neutral:
-            raise InputError(
-                f"{self.templates.name}: field 'neutral': no word for {kind!r}; --markers neutral needs one"
-            )
-        return marker_of(self.templates.neutral[kind])
 
     def following(self, text: str) -> list[int]:
         """Ids of a marker in the middle of a sequence; the same words come again and again."""
@@ -213,7 +203,9 @@ class ChainWriter:
                 written.opened = part.opens
                 continue
             self.mark(written, marker, joined=joined and number == 0)
-            self.speak(written, part, marker.space, last=last and number == len(parts) - 1, negative=negative)
+            # A chat template that opens a turn with white space needs none more, where no words stand between.
+            space = "" if written.opened and self._open(written) else marker.space
+            self.speak(written, part, space, last=last and number == len(parts) - 1, negative=negative)
 
 
 def _alone(marker: Marker) -> str:

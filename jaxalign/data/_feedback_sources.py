@@ -24,6 +24,7 @@ AXES = ("overall", "accuracy", "coverage", "coherence")
 _OWN_FIELDS = frozenset({"text", "messages", "prompt", "completion", "chosen", "rejected", "responses", "ratings"})
 _WEBGPT_FIELDS = frozenset({"answer_0", "answer_1", "score_0", "score_1"})
 _HUMAN = "Human:"
+_SPLIT = re.compile(r"(.+)@([\w.-]+)")
 _HUB_CONFIG = re.compile(r"([\w.-]+(?:/[\w.-]+)?):([^:/\\]+)")
 
 
@@ -257,11 +258,14 @@ def load_feedback(
     """``load_records``, then ``feedback_records``: rated records of a published data set or of a file of one's own.
 
     ``source`` is what ``load_records`` takes, or "HUB_ID:CONFIG", such as "openai/summarize_from_feedback:comparisons"
-    (a file of that name comes first). ``limit`` counts the rows of the source. The axis configuration of that data set
-    has no split "train" but "test" and "validation". Raises ``InputError``.
+    (a file of that name comes first); "@SPLIT" behind either names a split of its own. ``limit`` counts the rows of the
+    source. The axis configuration of that data set has no split "train" but "test" and "validation". Raises
+    ``InputError``.
     """
     _check(on_bad_row, axis)
     name, config = str(source), None
+    if not Path(name).exists() and (own := _SPLIT.fullmatch(name)):
+        name, split = own.groups()
     hub = _HUB_CONFIG.fullmatch(name)
     if hub and not Path(name).exists():
         name, config = hub.groups()

@@ -250,13 +250,18 @@ def _pair(entry: Mapping[str, Any], place: str) -> PairTemplate:
     )
 
 
+def _says_opposite(words: str, polarity: str) -> set[str]:
+    """What of the words says the opposite of a polarity, where nothing says the polarity itself."""
+    said = set(re.findall(r"\w+", words.lower()))
+    own, opposite = (_GOOD, _BAD) if polarity == "positive" else (_BAD, _GOOD)
+    return set() if said & own else said & opposite
+
+
 def _check_words(marker: str, polarity: str, place: str) -> None:
-    words = set(re.findall(r"\w+", marker.lower()))
-    said, opposite = (_GOOD, _BAD) if polarity == "positive" else (_BAD, _GOOD)
-    if words & opposite and not words & said:
+    if opposite := _says_opposite(marker, polarity):
         raise InputError(
-            f"{place}: {marker.strip()!r} stands before {{{polarity}}}, but says {sorted(words & opposite)[0]!r}; are "
-            "the two swapped? (check_words = false allows it)"
+            f"{place}: {marker.strip()!r} stands before {{{polarity}}}, but says {sorted(opposite)[0]!r}; are the two "
+            "swapped? (check_words = false allows it)"
         )
 
 
@@ -272,6 +277,9 @@ def _graded(entry: Mapping[str, Any], place: str) -> GradedTemplate:
         raise InputError(f"{place}: field 'grades': expected a list of at least two, from worst to best")
     if not all(isinstance(grade, str) and grade.strip() for grade in grades) or len(set(grades)) < len(grades):
         raise InputError(f"{place}: field 'grades': expected different words, none of them empty")
+    for grade, polarity in ((grades[0], "negative"), (grades[-1], "positive")):
+        if _says_opposite(grade, polarity):
+            raise InputError(f"{place}: field 'grades': from worst to best; {grade!r} stands at the wrong end")
     return GradedTemplate(name=_text(entry, "name", place), grades=tuple(grades), kinds=_kinds(entry, place), **words)
 
 

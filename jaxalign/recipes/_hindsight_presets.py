@@ -11,7 +11,7 @@ HINDSIGHT_PRESETS: dict[str, dict[str, Any]] = {
     },
     "released": {
         "structures": ("pn", "np"), "templates": "released", "forget_max_ratio": 0.0, "pretraining_weight": 0.01,
-        "mark_turns": "all", "repeat_prompt": True, "max_length": 1024,
+        "mark_turns": "all", "repeat_prompt": "dialogues", "max_length": 1024,
     },
     "sft": {"structures": ("p",), "markers": "neutral", "forget_max_ratio": 0.0},
     "sft-all": {"structures": ("p", "n"), "emit": "each", "markers": "neutral", "forget_max_ratio": 0.0},

@@ -113,11 +113,8 @@ def sample_with_feedback(
                 ids = prompts.better(content, draft.texts[-1], template=better_template, kind=kind, place=name)
                 if len(ids) + max_new_tokens <= config.max_positions:
                     again[row] = ids
-        if not again and number == 0:
-            raise InputError(
-                "improvements: no output says anything, or leaves room for a better one "
-                f"({config.max_positions} positions)"
-            )
+        if not again and number == 0 and any(draft.texts[-1] for draft in drafts):
+            raise InputError(f"improvements: no output leaves room for a better one ({config.max_positions} positions)")
         if not again:
             break
         own = [seeds[row] for row in again]

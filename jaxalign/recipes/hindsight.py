@@ -19,7 +19,7 @@ from typing import Any, Literal
 import jax
 
 from jaxalign import data, evaluation, sharding
-from jaxalign.data import ChainExamples, ChainFormat, Counters, FeedbackPrompts, Records
+from jaxalign.data import ChainExamples, ChainFormat, Counters, Example, FeedbackPrompts, Records
 from jaxalign.errors import InputError
 from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._fit import FitResult
@@ -42,7 +42,8 @@ class HindsightConfig(HindsightObjective, ChainFormat, RunConfig):
     """Train on chains of feedback and outputs."""
 
     dataset: tuple[str, ...] = ()  # type: ignore[assignment]
-    """One or more files, folders or hub ids of records with feedback (of a hub id's configuration: ID:CONFIG)."""
+    """One or more files, folders or hub ids of records with feedback; of a hub id's configuration ID:CONFIG, of another
+    split than ``dataset_split`` ID@SPLIT or ID:CONFIG@SPLIT. ``dataset_limit`` is of each."""
     dataset_weights: tuple[float, ...] = ()
     """The datasets' shares of every epoch, one number each; empty = in proportion to their sizes."""
     axis: Literal["overall", "accuracy", "coverage", "coherence"] = "overall"
@@ -98,21 +99,23 @@ class HindsightConfig(HindsightObjective, ChainFormat, RunConfig):
             raise InputError(f"--dataset-weights: must be above 0, are {list(self.dataset_weights)}")
         defaults = {item.name: item.default for item in dataclasses.fields(HindsightConfig)}
         if self.pretraining_dataset is None:
-            for name in ("pretraining_split", "pretraining_limit", "pretraining_batch_size", "pretraining_length"):
-                if getattr(self, name) != defaults[name]:
-                    raise InputError(f"--{name.replace('_', '-')}: there is no text without --pretraining-dataset")
             if self.pretraining_weight:
                 raise InputError(
                     "--pretraining-weight: there is no text without --pretraining-dataset (0 does without it)"
                 )
+            for name in ("pretraining_split", "pretraining_limit", "pretraining_batch_size", "pretraining_length"):
+                if getattr(self, name) != defaults[name]:
+                    raise InputError(f"--{name.replace('_', '-')}: there is no text without --pretraining-dataset")
+        elif self.pretraining_coefficient == 0:
+            raise InputError("--pretraining-weight: with 0, --pretraining-dataset would not be read; leave one out")
         if self.prompts is None:
             for name in ("rater", "judge", "people", "samples_per_prompt", "max_new_tokens", "temperature"):
                 if getattr(self, name) != defaults[name]:
                     raise InputError(f"--{name.replace('_', '-')}: nothing is sampled without --prompts")
         elif sum(value is not None for value in (self.rater, self.judge, self.people)) != 1:
             raise InputError("--rater, --judge or --people: with --prompts give one of the three")
-        if self.unlikelihood_weight is not None and "p" in self.weights and len(self.weights) == 1:
-            raise InputError("--unlikelihood-weight: --structures p has no output below the best")
+        if self.unlikelihood_weight is not None and set(self.weights) != {"p", "n"}:
+            raise InputError("--unlikelihood-weight: it is of outputs that stand alone, --structures p n")
         if self.pair_layout != "shared":
             raise InputError("--pair-layout: chains are single sequences; it is for preference pairs")
         if self.cache_trunk:
@@ -152,6 +155,8 @@ def load(config: HindsightConfig) -> Tokenise:
         say(f"{', '.join(datasets)}: {counters.summary()}")
         eval_examples: Any = ()
         if held_out is not None:
+            # Said before hours of training, not after them.
+            FeedbackPrompts(examples.writer).check(examples.text_kinds)
             eval_examples, counters = _chains(config, held_out, tokenizer, None)
             say(f"{config.eval_dataset}: {counters.summary()}")
         if text is None:
@@ -174,15 +179,15 @@ def run(config: HindsightConfig) -> None:
     sharding.initialize_distributed()
     if config.prompts is not None and not frozen_feedback(config, feedback_file(config)):
         return
-    if config.pretraining_dataset is None and config.pretraining_weight is None and config.markers == "feedback":
-        say("no --pretraining-dataset: training without the method's pretraining term")
+    if config.pretraining_dataset is None and config.pretraining_weight is None:
+        say("no --pretraining-dataset: training without the paper's pretraining term, which its baselines have too")
 
     def write(result: FitResult, tokenizer: Any, run_data: RunData) -> None:
         write_final(config, result, tokenizer)
         assert isinstance(run_data.examples, ChainExamples)
         prompts = FeedbackPrompts(run_data.examples.writer)
         if jax.process_index() == 0:
-            prompts.save(config.output_dir / "final")
+            prompts.save(config.output_dir / "final", kinds=run_data.examples.text_kinds)
         if config.eval_dataset is not None:
             _write_evaluation(config, result, prompts)
 
@@ -230,18 +235,30 @@ def _chains(
     )
 
 
+def _comparable(record: Any, place: str) -> bool:
+    """Whether a record has two outputs of unequal rating; a bad row, which loading has counted, has not."""
+    try:
+        ratings = [output.rating for output in data.rated_outputs(record, place).outputs]
+    except InputError:
+        return False
+    return None not in ratings and len(set(ratings)) > 1
+
+
 def _write_evaluation(config: HindsightConfig, result: FitResult, prompts: FeedbackPrompts) -> None:
     """Accuracy of the likelihood as a judge of held-out outputs, where there are several to a prompt."""
     records = _read(config, str(config.eval_dataset), config.eval_split)
-    compared = []
+    compared: list[Example] = []
+    left_out = 0
     for index, record in enumerate(records):
-        try:
-            compared.append(prompts.comparison(record, place=records.place(index), record_id=index))
-        except InputError:
-            continue  # no two rated outputs, all alike, or a bad row, which the loading has counted
-    longest = result.config.max_positions
-    compared = [example for example in compared if int(example.positions.max()) < longest]
+        example = None
+        if _comparable(record, records.place(index)):
+            example = prompts.comparison(record, place=records.place(index), record_id=index)
+        if example is None or int(example.positions.max()) >= result.config.max_positions:
+            left_out += 1
+        else:
+            compared.append(example)
     if not compared:
+        say(f"held out: no record of {config.eval_dataset} has two outputs of unequal rating that fit the model")
         return
     mesh = sharding.parse_mesh(config.mesh)
     scored = result.config.replace(compute_dtype=config.dtype)
@@ -252,6 +269,7 @@ def _write_evaluation(config: HindsightConfig, result: FitResult, prompts: Feedb
         "dataset": config.eval_dataset,
         "what": "log pi(better | prompt, words of a good output) above log pi(worse | the same), summed over tokens",
         "accuracy": found.accuracy, "low": found.low, "high": found.high, "pairs": found.pairs,
+        "records": len(compared), "records left out": left_out,
     }  # fmt: skip
     if jax.process_index() == 0:
         path = config.output_dir / "evaluation.json"

@@ -108,7 +108,7 @@ def test_every_preset_trains(preset, flags, rows, shell, refused, tmp_path):
     assert all(np.isfinite(row["loss"]) for row in found)
     assert ("loss/pretraining" in found[0]) == (preset in PRETRAINED)
     assert ("loss/unlikelihood" in found[0]) == (preset == "sft-u")
-    assert ("without the method's pretraining term" in errors) == (preset == "c-sft")
+    assert ("without the paper's pretraining term" in errors) == (preset not in PRETRAINED)
     if preset in PRETRAINED:
         expected = found[0]["loss/feedback"] + PRESETS[preset]["pretraining_weight"] * found[0]["loss/pretraining"]
         assert found[0]["loss"] == pytest.approx(expected, rel=FLOAT32)
@@ -197,7 +197,7 @@ BAD = {
     "a ratio": (["--forget-max-ratio", 1.5], "--forget-max-ratio: must be in [0, 1], is 1.5"),
     "ratios": (["--forget-min-ratio", 0.5], "--forget-min-ratio: 0.5 is above --forget-max-ratio 0.05"),
     "alpha": (["--unlikelihood-weight", -1], "--unlikelihood-weight: must be at least 0, is -1"),
-    "nothing worse": (["--unlikelihood-weight", 1, "--structures", "p"], "--unlikelihood-weight: --structures p has"),
+    "nothing worse": (["--unlikelihood-weight", 1, "--structures", "p"], "--unlikelihood-weight: it is of"),
     "a structure": (["--structures", "pp"], "--structures: 'pp': expected p, n, pn, np, aux, chain"),
     "neutral pairs": (["--markers", "neutral"], "--structures: np puts outputs of different quality behind one"),
     "chain length": (["--chain-length", 3], "--chain-length: --structures names no chain"),

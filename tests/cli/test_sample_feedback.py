@@ -132,7 +132,7 @@ BAD = {
     "an unknown template": ([*FEEDBACK, "--template", "x"], "--template: templates paper: no template 'x'; there are "),
     "a template of the other kind": (
         ["--feedback", "negative", "--template", "statement-good-bad-answer"],
-        "--template: template 'statement-good-bad-answer' begins with the positive output, not the negative one",
+        "--template: template 'statement-good-bad-answer' does not begin with the negative output",
     ),
     "better words that ask for worse": (
         [*FEEDBACK, "--improvements", "1", "--better-template", "statement-good-bad-answer"],
@@ -144,8 +144,8 @@ BAD = {
         "--prompt 2 has 73 tokens; with --max-new-tokens the model's max_positions leaves room for 59",
     ),
     "no room to better anything": (
-        [*FEEDBACK, "--prompt", " the" + " was good" * 20, "--improvements", "1"],
-        "--improvements: no output says anything, or leaves room for a better one (64 positions)",
+        [*FEEDBACK, "--prompt", " the" + " was good" * 20, "--improvements", "1", "--samples-per-prompt", "4"],
+        "--improvements: no output leaves room for a better one (64 positions)",
     ),
     "outputs of an unknown kind": ([*FEEDBACK, "--prompts", "ROWS"], "ROWS: row 1: field 'kind': expected one of"),
 }  # fmt: skip

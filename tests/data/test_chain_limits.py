@@ -96,7 +96,7 @@ def test_prompts_over_their_limit():
 
 def test_a_cut_prompt_keeps_its_bos_and_is_repeated_as_it_is():
     eos = "</s>"
-    form = ChainFormat(structures=("pn",), template_names=NAMES, repeat_prompt=True)
+    form = ChainFormat(structures=("pn",), template_names=NAMES, repeat_prompt="all")
     truncation = Truncation(max_prompt_length=5, prompt="keep_end")
     ids = LLAMA.first(LONG["prompt"])
     chains, _ = build_chains([LONG], LLAMA, form, truncation=truncation)
@@ -177,7 +177,7 @@ FORMATS = [
         "--template-names: no template is read with --markers none",
     ),
     ({"dialogue": "chat_template", "mark_turns": "all"}, "--mark-turns: only dialogues written as words (--dialogue)"),
-    ({"dialogue": "chat_template", "repeat_prompt": True}, "--repeat-prompt: only dialogues written as words"),
+    ({"dialogue": "chat_template", "repeat_prompt": "all"}, "--repeat-prompt: only dialogues written as words"),
     ({"emit": "all"}, "--emit: expected one of one, each, got 'all'"),
     ({"markers": "nuetral"}, "--markers: expected one of feedback, neutral, none, got 'nuetral'"),
     ({"kind": "poem"}, "--kind: expected one of answer, summary, dialogue, got 'poem'"),

@@ -31,9 +31,9 @@ PROMPTS = {"text": PAIR, "empty": {**PAIR, "prompt": ""}, "ends white": {**PAIR,
 FORMS = {
     "plain": {},
     "last": {"end_of_output": "last"},
-    "repeated": {"repeat_prompt": True},
+    "repeated": {"repeat_prompt": "all"},
     "all turns": {"mark_turns": "all"},
-    "all turns, repeated": {"mark_turns": "all", "repeat_prompt": True, "end_of_output": "last"},
+    "all turns, repeated": {"mark_turns": "all", "repeat_prompt": "all", "end_of_output": "last"},
     "chat template": {"dialogue": "chat_template"},
 }
 

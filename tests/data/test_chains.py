@@ -206,18 +206,18 @@ def test_only_the_turns_that_differ_are_marked_or_all():
 
 
 def test_a_repeated_prompt():
-    assert drawn([PAIR], structures="pn", repeat_prompt=True, **BARE) == [
+    assert drawn([PAIR], structures="pn", repeat_prompt="all", **BARE) == [
         f"The film\n\nGood:[ It is good.{E}]\n\nThe film\n\nBad:[ It was bad.{E}]"
     ]
     # What goes on from an output begins anew after a prompt.
-    assert drawn([PAIR], structures="pn", repeat_prompt=True, kind="summary", templates="talk") == [
+    assert drawn([PAIR], structures="pn", repeat_prompt="all", kind="summary", templates="talk") == [
         f"The film\n\nA good summary:[ It is good.{E}]\n\nThe film\n\na worse summary:[ It was bad.{E}]"
     ]
     before = "User: hello\n\nAssistant: yes\n\nUser: what is good?\n\n"
-    assert drawn([HH], structures="np", repeat_prompt=True, **BARE) == [
+    assert drawn([HH], structures="np", repeat_prompt="all", **BARE) == [
         f"{before}Bad:[ A bad story.{E}]\n\n{before}Good:[ A good film.{E}]"
     ]
-    assert drawn([HH], structures="np", repeat_prompt=True, mark_turns="all", **BARE) == [
+    assert drawn([HH], structures="np", repeat_prompt="all", mark_turns="all", **BARE) == [
         f"User: hello\n\nBad:[ yes{E}]\n\nUser: what is good?\n\nBad:[ A bad story.{E}]\n\n"
         f"User: hello\n\nGood:[ yes{E}]\n\nUser: what is good?\n\nGood:[ A good film.{E}]"
     ]
@@ -297,7 +297,7 @@ def test_an_empty_prompt_is_the_start_token_or_nothing():
     assert drawn([asked], structures="p", **BARE) == [f"{E}Good:[ It is good.{E}]"]
     assert drawn([asked], bare, structures="p", **BARE) == ["Good:[ It is good.<|end|>]"]
     assert drawn([asked], LLAMA, structures="p", dialogue="chat_template", **BARE) == ["Good:[ It is good.</s>]"]
-    assert drawn([empty], structures="pn", repeat_prompt=True, **BARE) == [
+    assert drawn([empty], structures="pn", repeat_prompt="all", **BARE) == [
         f"{E}Good:[ It is good.{E}]\n\nBad:[ It was bad.{E}]"
     ]
 

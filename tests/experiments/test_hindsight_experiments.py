@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from experiments import coh_dialogue, coh_sentiment, coh_summarization
-from experiments._hindsight import BASE, METHODS, RLHF_ROW, Training
+from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training
 from experiments._hindsight_report import write
 from experiments._hindsight_reviews import LEAD
 from experiments._hindsight_study import Table
@@ -22,6 +22,7 @@ TINY = Training(
     steps=1, outputs=4, learning_rate=1e-2, warmup_steps=0, max_length=200, pretraining_batch_size=2,
     pretraining_length=24,
 )  # fmt: skip
+SCALE = Scale(dtype="bfloat16", accumulation=2, remat="full", checkpoints=True)
 CONFIG = models.ModelConfig(
     family="gpt2", vocab_size=320, width=16, layers=2, heads=2, kv_heads=2, head_dim=8, mlp_width=32,
     max_positions=320, norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
@@ -104,6 +105,7 @@ def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
         methods=("SFT-U", "CoH"),
         seeds=(0, 1),
         training=TINY,
+        scale=SCALE,
         task=coh_dialogue.Dialogue(
             model=model, feedback=(hh(tmp_path / "hh.jsonl", 12), comparisons(tmp_path / "tldr.jsonl", 6)),
             held_out_dataset=hh(tmp_path / "test.jsonl", 9), held_out_split="train", held_out=8, pretraining=text,
@@ -129,6 +131,7 @@ def test_summaries_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
         coh_summarization.PRESETS["paper"],
         methods=("C-SFT", "CoH"),
         training=TINY,
+        scale=SCALE,
         task=coh_summarization.Summaries(
             model=model, feedback=(comparisons(tmp_path / "tldr.jsonl", 6), hh(tmp_path / "hh.jsonl", 4)),
             held_out_dataset=references(tmp_path / "test.jsonl", 6), held_out_split="train", held_out=5,

@@ -294,10 +294,10 @@ def test_a_bad_output_is_asked_for_as_such_and_a_template_by_name(asked):
     ("contents", "options", "message"),
     [
         ([" it"], {"template": "none"}, "no template 'none'"),
-        ([" it"], {"template": "bad-good"}, "'bad-good' begins with the negative output"),
+        ([" it"], {"template": "bad-good"}, "'bad-good' does not begin with the positive output"),
         ([" it", 5], {}, "prompt 1: field 'prompt'"),
         ([" it", 5], {"places": ["a", "b"]}, "b: field 'prompt'"),
-        ([" it"], {"improvements": 1, "max_new_tokens": 60}, "improvements: no output says anything, or leaves room"),
+        ([" it"], {"improvements": 1, "max_new_tokens": 60}, "improvements: no output leaves room"),
         ([" it"], {"temperature": -1.0}, "temperature must be finite and at least 0"),
     ],
 )
