@@ -33,7 +33,7 @@ class Dialogue:
     """A file or hub id of preferences to measure on; None = the last of ``feedback``'s."""
     held_out_split: str = "test"
     """Its split."""
-    held_out: int = 300
+    held_out: int = 240
     """Preferences to measure on."""
     records: int | None = None
     """Train on so many of the rest; None = all."""
@@ -77,15 +77,18 @@ class DialogueTask:
             "held out": digest([dict(record) for record in self._held_out]),
         }  # fmt: skip
 
-    def measure(self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report) -> Measured:
+    def measure(
+        self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report, details: bool = True
+    ) -> Measured:
         asked = asked_prompts(self.tokenizer, None, self.templates, self.kind) if prompts is None else prompts
         report(0, len(self._held_out), "measuring")
         margins = self._margins(params, asked, "positive")
         found = {
             "score": [100.0 * float(margin > 0) for margin in margins],
             "margin, nats": [float(margin) for margin in margins],
-            "plain text, nats a token": forgetting(self.config, params, self._held_text),
         }
+        if details:
+            found["plain text, nats a token"] = forgetting(self.config, params, self._held_text)
         if asked.writer.form.markers == "feedback":
             bad = self._margins(params, asked, "negative")
             found["score, bad words"] = [100.0 * float(margin > 0) for margin in bad]

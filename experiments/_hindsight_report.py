@@ -41,7 +41,8 @@ def write(
         f"updates of {table.training.outputs} outputs each, {len(task.records)} records with feedback, "
         f"{len(results[BASE][0]['score'])} held-out items.", "",
         f"Score: {task.score}. Intervals are 95 % bootstrap intervals over held-out items, a model's seeds averaged; "
-        "\"seeds\" are the lowest and highest mean of a seed. SFT-U's alpha is .5, not searched for.", "",
+        "\"seeds\" are the lowest and highest mean of a seed; nats a token are the first seed's. SFT-U's alpha is .5, "
+        "not searched for.", "",
         evaluation.markdown_table(rows),
     ]  # fmt: skip
     if differences:
@@ -67,7 +68,7 @@ def write(
     (output / "report.md").write_text(text, encoding="utf-8")
     (output / "table.csv").write_text(evaluation.csv_table(_full(results)), encoding="utf-8")
     numbers = {
-        "rows": {method: {key: float(np.mean([np.mean(one[key]) for one in found])) for key in found[0]}
+        "rows": {method: {key: float(np.mean(seeds_averaged(found, key))) for key in found[0]}
                  for method, found in results.items()},
         "differences": [_plain(row) for row in differences],
         "control": [_plain(row) for row in control],
@@ -81,8 +82,8 @@ def write(
 
 
 def seeds_averaged(rows: Sequence[Measured], name: str) -> np.ndarray:
-    """A value of every item, a model's seeds averaged."""
-    return np.mean([row[name] for row in rows], axis=0)
+    """A value of every item, averaged over the seeds that have it."""
+    return np.mean([row[name] for row in rows if name in row], axis=0)
 
 
 def _interval(rows: Sequence[Measured], name: str) -> Interval:

@@ -75,7 +75,9 @@ class ReviewsTask:
             })  # fmt: skip
         return found
 
-    def measure(self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report) -> Measured:
+    def measure(
+        self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report, details: bool = True
+    ) -> Measured:
         held = self.assets.held_out
         plain = [list(prompt.ids) for prompt in held]
         asked = plain if prompts is None else self._asked(prompts, "positive", held)
@@ -83,9 +85,10 @@ class ReviewsTask:
         found = {
             "score": self._by_prefix(self._rated("reward", texts)),
             "judge": self._by_prefix(self._rated("judge", texts)),
-            "log-perplexity under the start model": self._by_prefix(self._perplexity(plain, ids)),
-            "plain text, nats a token": forgetting(self.config, params, self._held_text),
         }
+        if details:
+            found["log-perplexity under the start model"] = self._by_prefix(self._perplexity(plain, ids))
+            found["plain text, nats a token"] = forgetting(self.config, params, self._held_text)
         if prompts is not None and prompts.writer.form.markers == "feedback":
             _, bad = self._sample(params, self._asked(prompts, "negative", held), seed, report)
             found["score, bad words"] = self._by_prefix(self._rated("reward", bad))

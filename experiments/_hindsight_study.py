@@ -87,7 +87,8 @@ def run_table(
                     templates=task.templates, kind=task.kind, seed=seed, report=report, scale=table.scale,
                     directory=output / "runs" / label,
                 )  # fmt: skip
-                return task.measure(params, prompts, seed=seed, report=report), params, prompts
+                first = seed == table.seeds[0]
+                return task.measure(params, prompts, seed=seed, report=report, details=first), params, prompts
 
             kept = method_name == "CoH" and seed == table.seeds[0]  # its model is kept, to go on with
 
@@ -108,7 +109,8 @@ def run_table(
 
         def compute_rlhf(report: Report, seed: int = seed) -> Measured:
             assert rlhf is not None
-            return task.measure(rlhf(seed=seed, report=report), None, seed=seed, report=report)
+            first = seed == table.seeds[0]
+            return task.measure(rlhf(seed=seed, report=report), None, seed=seed, report=report, details=first)
 
         row = stages.stage(f"rlhf-seed-{seed}", known | {"seed": seed, "rlhf": rlhf_inputs}, compute_rlhf, *JSON)
         results.setdefault(RLHF_ROW, []).append(row)

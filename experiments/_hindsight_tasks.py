@@ -57,8 +57,13 @@ class Task(Protocol):
         """Digits of it in a table."""
         ...
 
-    def measure(self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report) -> Measured:
-        """The scores of a model that is asked by ``prompts``; None: as it was before any training."""
+    def measure(
+        self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report, details: bool = True
+    ) -> Measured:
+        """The scores of a model that is asked by ``prompts``; None: as it was before any training.
+
+        ``details``: also what costs much and says little of one seed more.
+        """
         ...
 
 

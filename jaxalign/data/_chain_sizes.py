@@ -35,7 +35,9 @@ class ChainSizes:
     def __init__(self, writer: ChainWriter) -> None:
         self._writer = writer
         self._choice, self._form = writer.choice, writer.form
-        self._drawable = functools.cache(lambda kind, name: self._measure(self._choice.markers(kind, name)))
+        self._drawable = functools.cache(
+            lambda kind, name, first: self._measure(self._choice.markers(kind, name), first)
+        )
 
     def largest(self, item: Item) -> tuple[int, int]:
         """The most tokens and targets that any draw of a record has."""
@@ -72,17 +74,20 @@ class ChainSizes:
             largest = max([largest, room.largest, *ids])
         return largest
 
-    def _measure(self, markers: Sequence[Marker]) -> _Room:
-        ids = [self._writer.following(text) for marker in markers for text in self._writer.texts(marker)]
+    def _measure(self, markers: Sequence[Marker], first: bool) -> _Room:
+        """``first``: one of them may be the first of all."""
+        texts = [text for marker in markers for text in self._writer.texts(marker)]
+        ids = [self._writer.following(text) for text in texts]
+        ids += [self._writer.encoder.first(text) for text in texts if first]
         spaces = frozenset(marker.space for marker in markers)
         return _Room(max(map(len, ids), default=0), max((max(some) for some in ids if some), default=0), spaces)
 
     def _room(self, item: Item, name: str) -> _Room:
         """What the markers of a record take in a structure, its own feedback among them."""
-        own = item.own_markers(self._form)
-        rooms = [self._measure([marker for marker in own if marker])]
+        own, first = item.own_markers(self._form), _begins(item)
+        rooms = [self._measure([marker for marker in own if marker], first)]
         if not all(own):
-            rooms.append(self._drawable(item.rated.kind, name))
+            rooms.append(self._drawable(item.rated.kind, name, first))
         tokens, largest, spaces = zip(*rooms, strict=True)
         return _Room(max(tokens), max(largest), frozenset().union(*spaces))
 
@@ -96,7 +101,7 @@ class ChainSizes:
         spoken: list[Sequence[int]] = [
             part.ids if s == " " else encoder.following(s + part.content) for s in sorted(spaces)
         ]
-        if isinstance(next((one for one in item.prompt if one.ids), part), Mark):  # it may be the first of all
+        if _begins(item):
             start = encoder.first("")
             spoken.append([*start, *part.ids] if start else encoder.first(part.content))
         return spoken
@@ -107,6 +112,11 @@ class ChainSizes:
         spoken = [self._spoken(item, part, room) for part in parts if isinstance(part, Mark)]
         outputs = sum(max(map(len, ids)) + 1 for ids in spoken)
         return words + outputs + len(spoken) * room.tokens, outputs
+
+
+def _begins(item: Item) -> bool:
+    """Whether an output, or the words before one, may be the first of all."""
+    return not isinstance(next((part for part in item.prompt if part.ids), None), Words)
 
 
 def _drawn(item: Item) -> Sequence[Parts]:

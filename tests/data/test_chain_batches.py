@@ -145,8 +145,16 @@ def test_packing_goes_by_what_is_drawn_not_by_the_most_it_could_be():
 
 
 def test_what_is_drawn_carries_its_arrays_through_packing():
-    batch = fresh(**PACKED)[0]
-    assert set(batch.extras) == {"negative"}
+    source = fresh(**PACKED)
+    batch = source[0]
+    assert set(batch.extras) == {"draw", "negative"}
+    assert batch.extras["draw"].dtype == np.int32
+    assert batch.extras["draw"].shape == batch.sequence_mask.shape
+    for k in (0, 1, 9):
+        numbers = [
+            row[mask].tolist() for row, mask in zip(source[k].extras["draw"], source[k].sequence_mask, strict=True)
+        ]
+        assert numbers == [[index + used * len(CHAINS) for index, used in row] for row in source.plan.entries(k)]
     assert batch.extras["negative"].shape == batch.targets.shape
     assert batch.extras["negative"].dtype == bool
     assert not batch.extras["negative"][~batch.target_mask].any()

@@ -2,6 +2,7 @@
 
 import collections
 import functools
+import itertools
 import math
 
 import numpy as np
@@ -48,16 +49,19 @@ def cases(draw):
     each = functools.partial(st.lists, min_size=count, max_size=count)
     record = {
         "prompt": draw(st.one_of(st.just(""), SAID, st.text("aT.\n ", max_size=9).filter(lambda s: s[:1] != " "))),
-        "responses": draw(each(SAID)),
+        "responses": draw(each(SAID).filter(lambda responses: len(set(responses)) > 1)),
         "ratings": draw(st.none() | each(st.integers(-2, 2)).filter(lambda ratings: len(set(ratings)) > 1)),
         "finished": draw(each(st.booleans())),
     }
     if record["ratings"] is None or draw(st.booleans()):
         record["feedback"] = draw(each(st.none() | SAID))
+    structures = draw(st.sets(st.sampled_from(["p", "n", "pn", "np", "aux", "chain"]), min_size=1))
     form = ChainFormat(
-        structures=tuple(draw(st.sets(st.sampled_from(["p", "n", "pn", "np", "aux", "chain"]), min_size=1))),
+        structures=tuple(structures),
+        emit=draw(st.sampled_from(["one", "one", "each"])),
         end_of_output=draw(st.sampled_from(["each", "last"])),
-        repeat_prompt=draw(st.booleans()),
+        repeat_prompt=draw(st.sampled_from(["none", "dialogues", "all"])) if structures - {"p", "n"} else "none",
+        chain_length=draw(st.integers(2, 4)) if "chain" in structures else 4,
     )
     return record, form, SETS[draw(st.sampled_from(sorted(SETS)))], ENCODERS[draw(st.sampled_from(sorted(ENCODERS)))]
 
@@ -72,11 +76,12 @@ def account(prompt, chain, form, templates, encoder):
         ids.extend(tokens)
         mask.extend([output] * len(tokens))
 
+    again = form.repeat_prompt == "all"  # the prompts are texts
     for place, (marker, (output,), _) in enumerate(chain):
-        if place and form.repeat_prompt:
+        if place and again:
             add(templates.between + prompt, encoder.following(templates.between + prompt), False)
         words = marker.text
-        if not (place and marker.joined and not form.repeat_prompt):
+        if not (place and marker.joined and not again):
             words = words.lstrip(" \n,;-") if marker.joined else words.lstrip()
             if said and not said[-1].isspace():
                 words = templates.between + words
@@ -88,16 +93,37 @@ def account(prompt, chain, form, templates, encoder):
     return said, ids, mask
 
 
+def assert_roles(record, chain, form):
+    """Alone an output is the record's best or worse; behind others, below the best of them or not."""
+    flags = [negative for _, _, negative in chain]
+    if record["ratings"] is None:
+        assert not any(flags)
+        count = len(record["responses"])
+        assert len(chain) == (min(count, form.chain_length) if "chain" in form.weights else count)
+        return
+    assert len(chain) <= max({"p": 1, "n": 1, "chain": form.chain_length}.get(name, 2) for name in form.weights)
+    if len(chain) > 1:
+        assert True in flags
+        assert False in flags
+    ratings = [
+        {r for r, said in zip(record["ratings"], record["responses"], strict=True) if said == output.content}
+        for _, (output,), _ in chain
+    ]  # of the same words there may be several
+    assert flags in [
+        [r < (max(some) if len(some) > 1 else max(record["ratings"])) for r in some]
+        for some in itertools.product(*ratings)
+    ]
+
+
 @settings(max_examples=100, deadline=None)
 @given(cases(), st.integers(0, 3))
 def test_every_draw_is_written_by_the_rules(case, seed):
     record, form, templates, encoder = case
     chains, _ = build_chains([record], encoder, form, templates=templates, seed=seed)
     again, _ = build_chains([record], encoder, form, templates=templates, seed=seed)
-    best = max(record["ratings"] or [0])
-    for used in range(4):
-        example, chain = chains.draw(0, used), chains.chain(0, used)
-        assert again.draw(0, used).tokens.tolist() == example.tokens.tolist()
+    for index, used in itertools.product(range(len(chains)), range(4)):
+        example, chain = chains.draw(index, used), chains.chain(index, used)
+        assert again.draw(index, used).tokens.tolist() == example.tokens.tolist()
         text, ids, mask = account(record["prompt"], chain, form, templates, encoder)
         assert example.tokens.tolist() == ids
         assert chain_text.supervised(example).tolist() == [False, *mask[1:]]
@@ -109,14 +135,9 @@ def test_every_draw_is_written_by_the_rules(case, seed):
         if form.end_of_output == "last":
             ends = [output for output in outputs[-1:] if output.finished]
         assert (example.targets == encoder.eos).sum() == len(ends)
-        flags = [record["ratings"] is not None and negative for _, _, negative in chain]
-        for (_, (output,), negative), flag in zip(chain, flags, strict=True):
-            assert negative == flag
-            rated = [r for r, said in zip(record["ratings"] or [], record["responses"], strict=False)
-                     if said == output.content]  # fmt: skip
-            assert not rated or negative in {rating < best for rating in rated}
-        assert len(ids) <= chains.sizes.tokens[0]
-        assert len(example.targets) <= chains.sizes.targets[0]
+        assert_roles(record, chain, form)
+        assert len(ids) <= chains.sizes.tokens[index]
+        assert len(example.targets) <= chains.sizes.targets[index]
         assert max(ids) <= chains.largest_token
 
 
@@ -133,13 +154,13 @@ def test_no_draw_is_longer_than_the_limit(case, limit):
         return
     whole, _ = build_chains([record], encoder, form, templates=templates)
     if not counters.truncated["prompt: keep_end"]:
-        assert counters.truncated["chain: cut"] == (whole.sizes.tokens[0] > limit)
-    for used in range(4):
-        example = chains.draw(0, used)
-        assert len(example.tokens) <= chains.sizes.tokens[0] <= limit
+        assert counters.truncated["chain: cut"] == (whole.sizes.tokens > limit).sum()
+    for index, used in itertools.product(range(len(chains)), range(4)):
+        example = chains.draw(index, used)
+        assert len(example.tokens) <= chains.sizes.tokens[index] <= limit
         assert len(example.targets) >= 1
         if not counters.truncated["prompt: keep_end"]:
-            assert example.tokens.tolist() == whole.draw(0, used).tokens[:limit].tolist()
+            assert example.tokens.tolist() == whole.draw(index, used).tokens[:limit].tolist()
 
 
 def test_draws_follow_from_seed_index_and_use():
@@ -234,6 +255,33 @@ def test_sizes_are_attained_but_for_a_few_tokens():
     assert learnt.sizes.targets.tolist() == learnt.sizes.tokens.tolist()
 
 
+BEGUN = {"prompt": "\n\nAssistant: You\n\nHuman: hello", "chosen": "actors", "rejected": "no"}
+
+
+@pytest.mark.parametrize("encoder", ENCODERS.values(), ids=list(ENCODERS))
+@pytest.mark.parametrize("kind", ["answer", "dialogue"])
+def test_sizes_hold_where_an_output_comes_first_of_all_or_opens_a_turn(encoder, kind):
+    forms = [
+        ChainFormat(structures=("p", "n"), markers=markers, mark_turns="all")
+        for markers in ("feedback", "neutral", "none")
+    ]
+    if encoder is not ENCODERS["bare"]:  # it has no chat template
+        forms += [
+            ChainFormat(structures=("p", "n"), markers=markers, dialogue="chat_template")
+            for markers in ("feedback", "neutral", "none")
+        ]
+    for form in forms:
+        record = {**BEGUN, "kind": kind}
+        if form.dialogue == "chat_template":
+            record["prompt"] = [{"role": "user", "content": "hello"}]
+        chains, _ = build_chains([record], encoder, form)
+        for used in range(40):
+            example = chains.draw(0, used)
+            assert len(example.tokens) <= chains.sizes.tokens[0]
+            assert len(example.targets) <= chains.sizes.targets[0]
+            assert example.tokens.max() <= chains.largest_token
+
+
 def test_sizes_of_several_records():
     records = [PAIR, {**PAIR, "ratings": None, "chosen": "a " * 30}, PAIR]
     chains, _ = build_chains(records, GPT2, truncation=Truncation(50), sources=[0, 1, 0], weights=[1, 2])
@@ -273,7 +321,23 @@ def test_the_largest_token_may_be_in_a_marker_or_in_feedback():
 def test_examples_of_all_draws_carry_the_same_arrays():
     chains, _ = build_chains([PAIR, FOUR, HH], GPT2, ChainFormat(structures=("p", "np")))
     specs = extra_specs([chains.draw(index, used) for index in range(3) for used in range(5)])
-    assert [(spec.name, spec.level, spec.dtype) for spec in specs] == [("negative", "target", np.dtype(bool))]
+    assert [(spec.name, spec.level, spec.shape, spec.dtype) for spec in specs] == [
+        ("draw", "sequence", (), np.dtype(np.int32)),
+        ("negative", "target", (), np.dtype(bool)),
+    ]
+
+
+def test_every_draw_has_a_number_of_its_own():
+    for form in (ChainFormat(), ChainFormat(structures=("p", "n", "pn"), emit="each")):
+        chains, _ = build_chains([PAIR, FOUR, HH], GPT2, form)
+        count, seen = len(chains), {}
+        for index, used in itertools.product(range(count), range(5)):
+            (number,) = chains.draw(index, used).sequence_extras["draw"]
+            assert number == index + used * count
+            assert seen.setdefault(int(number), (index, used)) == (index, used)
+        assert len(seen) == 5 * count
+        (number,) = chains.draw(1, 2**31 // count + 1).sequence_extras["draw"]  # after years
+        assert number == (1 + (2**31 // count + 1) * count) % 2**31
 
 
 def test_the_fingerprint_is_of_all_that_decides_draws():
@@ -299,6 +363,9 @@ def test_the_fingerprint_is_of_all_that_decides_draws():
         name(form=ChainFormat(emit="each")),
         name(form=ChainFormat(end_of_output="last")),
         name(form=ChainFormat(repeat_prompt="all")),
+        name(form=ChainFormat(repeat_prompt="dialogues")),
+        name(form=ChainFormat(structures=("p", "n"))),
+        name(form=ChainFormat(structures=("p", "n"), emit="each")),
         name(form=ChainFormat(templates="talk")),
         name(sources=[0, 1], weights=[1, 1]),
         name(sources=[0, 1], weights=[1, 2]),

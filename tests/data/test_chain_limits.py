@@ -111,27 +111,81 @@ def test_a_cut_prompt_keeps_its_bos_and_is_repeated_as_it_is():
     assert example.tokens.tolist().count(LLAMA.bos) == 1
 
 
-def test_a_prompt_of_marked_turns_loses_whole_ones():
+@pytest.mark.parametrize("encoder", [GPT2, LLAMA, BARE], ids=["gpt2", "llama", "bare"])
+def test_a_prompt_of_marked_turns_keeps_whole_ones_and_the_end_of_what_a_person_said(encoder):
     form = ChainFormat(structures=("pn",), template_names=NAMES, mark_turns="all")
-    end = "Good:[ A good film.{0}]\n\nBad:[ A bad story.{0}]"
-    last = "\n\nUser: what is good?\n\n" + end
-    texts = {
-        "User: hello\n\nGood:[ yes{0}]" + last,
-        "Good:[ yes{0}]" + last,
-        last,
-        end,
-    }
-    for encoder in (GPT2, LLAMA, BARE):
-        eos, seen = encoder.decode([encoder.eos]), set()
-        for limit in range(3, 60):
-            truncation = Truncation(max_prompt_length=limit, prompt="keep_end")
-            chains, counters = build_chains([HH], encoder, form, truncation=truncation)
-            example = chains.draw(0, 0)
-            seen.add(chain_text.text(encoder, example))
-            assert (example.tokens[0] == encoder.bos) == (encoder.bos is not None)
-            assert len(example.tokens) <= chains.sizes.tokens[0]
-        assert seen == {text.format(eos) for text in texts}
-        assert not counters.truncated
+    eos = encoder.decode([encoder.eos])
+    begin = 0 if encoder.bos is None else 1
+    hello, asked = encoder.first("User: hello")[begin:], encoder.following("\n\nUser: what is good?")
+    turn = len(encoder.following(" yes")) + 1
+    for limit in range(1 + begin, 60):
+        room = limit - begin
+        if room < len(asked):
+            said = encoder.decode(asked[-room:])
+        else:
+            said = encoder.decode_following(asked)
+            if room >= len(asked) + turn:
+                end = hello[-left:] if (left := room - len(asked) - turn) else []
+                said = encoder.decode(end) + ("\n\n" if end else "") + f"Good:[ yes{eos}]" + said
+            else:
+                said = encoder.decode(asked)
+        chains, counters = build_chains(
+            [HH], encoder, form, truncation=Truncation(max_prompt_length=limit, prompt="keep_end")
+        )
+        example = chains.draw(0, 0)
+        assert chain_text.text(encoder, example) == f"{said}\n\nGood:[ A good film.{eos}]\n\nBad:[ A bad story.{eos}]"
+        assert (example.tokens[0] == encoder.bos) == (encoder.bos is not None)
+        assert len(example.tokens) <= chains.sizes.tokens[0]
+        assert counters.truncated["prompt: keep_end"] == (room < len(hello) + turn + len(asked))
+    assert not counters.truncated
+
+
+@pytest.mark.parametrize(
+    ("fields", "form"),
+    [
+        ({}, FORM),
+        (
+            {"responses": ["a", "b", "c"], "ratings": [1, 2, 3], "chosen": None, "rejected": None},
+            ChainFormat(structures=("chain",), chain_order="falling", templates="talk"),
+        ),
+        ({"prompt": [{"role": "user", "content": "again and " * 40}]}, FORM),
+    ],
+    ids=["pair", "three", "dialogue"],
+)
+def test_a_prompt_gives_way_to_the_whole_chain_behind_it(fields, form):
+    record = {**PAIR, "prompt": "again and " * 40, **fields}
+    chains, _ = build_chains([record], GPT2, form)
+    whole, most = chains.draw(0, 0).tokens.tolist(), int(chains.sizes.tokens[0])
+    said = record["prompt"] if isinstance(record["prompt"], str) else f"User: {'again and ' * 40}".strip()
+    prompt = len(GPT2.first(said))
+    behind = most - prompt  # of outputs and words, whatever is drawn
+    seen = set()
+    for limit in (*range(36, most, 3), most):
+        kept = min(max(limit // 2, limit - behind), prompt)
+        chains, counters = build_chains([record], GPT2, form, truncation=Truncation(limit, prompt="keep_end"))
+        expected = whole[prompt - kept :]
+        assert chains.draw(0, 0).tokens.tolist() == expected[:limit]
+        assert counters.truncated["prompt: keep_end"] == (kept < prompt)
+        assert counters.truncated["chain: cut"] == (kept + behind > limit)
+        seen.add((kept < prompt, kept + behind > limit))
+        if kept < prompt:
+            message = refused([record], Truncation(limit), form=form)
+            assert message.startswith(f"row 1: field 'prompt' has {prompt} tokens, room is for {kept} beside")
+            message = refused([record], Truncation(limit, prompt="drop"), form=form)
+            assert message.endswith("skipped: prompt over the limit 1)")
+    assert seen == {(True, True), (True, False), (False, False)}
+
+
+def test_a_prompt_that_is_repeated_gives_way_down_to_half():
+    form = ChainFormat(structures=("pn",), template_names=NAMES, repeat_prompt="all")
+    prompt = GPT2.first(LONG["prompt"])
+    most = int(build_chains([LONG], GPT2, form)[0].sizes.tokens[0])
+    for limit in range(16, most):
+        chains, counters = build_chains([LONG], GPT2, form, truncation=Truncation(limit, prompt="keep_end"))
+        kept = min(limit // 2, len(prompt))
+        assert chains.draw(0, 0).tokens[:kept].tolist() == prompt[-kept:]
+        assert chains.draw(0, 0).tokens[kept] != prompt[-1]
+        assert counters.truncated["prompt: keep_end"] == (kept < len(prompt))
 
 
 def test_no_room_for_an_output():
@@ -148,6 +202,12 @@ def test_no_room_for_an_output():
     assert refused([EARLY], Truncation(limit, prompt)) == f"row 1: {place} ({limit} tokens)"
     assert built([EARLY], Truncation(limit + 2, prompt))[0][0].endswith("?\n\nGood:[ A]")
     assert built([short, own], Truncation(15), on_bad_row="skip")[1]["skipped: unusable row"] == 1
+    # Of outputs that are sequences of their own, what is said in the others takes no room.
+    talk = {**EARLY, "rejected": EARLY["rejected"].replace("why?", "why? " * 20)}
+    each = ChainFormat(structures=("p", "n"), template_names=NAMES, emit="each")
+    texts, counters = built([talk], Truncation(limit + 2, prompt), form=each, on_bad_row="skip")
+    assert [text.endswith("?\n\nGood:[ A]") for text in texts] == [True]
+    assert counters["skipped: unusable row"] == 1
 
 
 FORMATS = [
@@ -178,6 +238,15 @@ FORMATS = [
     ),
     ({"dialogue": "chat_template", "mark_turns": "all"}, "--mark-turns: only dialogues written as words (--dialogue)"),
     ({"dialogue": "chat_template", "repeat_prompt": "all"}, "--repeat-prompt: only dialogues written as words"),
+    ({"dialogue": "chat_template", "repeat_prompt": "dialogues"}, "--repeat-prompt: only dialogues written as words"),
+    ({"repeat_prompt": True}, "--repeat-prompt: expected one of none, dialogues, all, got True"),
+    ({"repeat_prompt": "all", "structures": ("p", "n")}, "--repeat-prompt: --structures names none with a second"),
+    ({"repeat_prompt": "dialogues", "structures": ("n=2",)}, "--repeat-prompt: --structures names none with a second"),
+    (
+        {"emit": "each", "structures": ("p=5", "n")},
+        "--structures: with --emit each every structure is used once; weights draw nothing",
+    ),
+    ({"emit": "each", "structures": ("pn", "np=1")}, "--structures: with --emit each every structure is used once"),
     ({"emit": "all"}, "--emit: expected one of one, each, got 'all'"),
     ({"markers": "nuetral"}, "--markers: expected one of feedback, neutral, none, got 'nuetral'"),
     ({"kind": "poem"}, "--kind: expected one of answer, summary, dialogue, got 'poem'"),
@@ -214,6 +283,8 @@ def test_weights_of_structures():
             PAIR,
             "--template-names: talk has no template 'good'; it has: bad-good-answer, good-bad-answer, good-worse-",
         ),
+        (ChainFormat(template_names=("nothing",)), PAIR, "--template-names: paper has no template 'nothing'; it has: "),
+        (ChainFormat(template_names=("nothing",)), 5, "--template-names: paper has no template 'nothing'; it has: "),
         (
             ChainFormat(templates="talk", structures=("aux",)),
             PAIR,
@@ -248,10 +319,10 @@ def test_weights_of_structures():
     ],
 )
 def test_templates_that_do_not_serve(form, record, message):
-    with pytest.raises(InputError) as error:
-        build_chains([record], GPT2, form)
-    assert str(error.value).startswith(message)
-    assert "\n" not in str(error.value)
+    """Whatever the limits are, and whatever happens to bad rows: the settings are of none."""
+    for limits in (Truncation(), Truncation(40), Truncation(40, 5, prompt="drop", completion="drop")):
+        for on_bad_row in ("error", "error" if message.startswith("row") else "skip"):
+            assert refused([record], limits, form=form, on_bad_row=on_bad_row).startswith(message)
 
 
 def test_a_chain_of_ties_needs_as_many_grades_as_ratings():
@@ -269,11 +340,12 @@ def test_a_chain_of_ties_needs_as_many_grades_as_ratings():
 def test_neutral_words_that_are_missing():
     templates = TemplateSet("own", (PairTemplate("a", "Good: {positive} Bad: {negative}"),))
     form = ChainFormat(structures=("p",), markers="neutral")
-    with pytest.raises(InputError, match=r"^own: field 'neutral': no word for 'answer'; --markers neutral needs one$"):
-        build_chains([PAIR], GPT2, form, templates=templates)
     half = {"prompt": "a", "responses": ["b", "c"], "feedback": ["d", None]}
-    with pytest.raises(InputError, match=r"^own: field 'neutral': no word for 'answer'"):
-        build_chains([half], GPT2, templates=templates)
+    message = "own: field 'neutral': no word for 'answer'; --markers neutral needs one"
+    for limits, on_bad_row in ((Truncation(), "error"), (Truncation(40), "error"), (Truncation(40), "skip")):
+        options = {"templates": templates, "on_bad_row": on_bad_row}
+        assert refused([PAIR], limits, form=form, **options) == message
+        assert refused([half], limits, form=None, **options) == message
     own = {**half, "feedback": ["d", "e"]}
     chains, _ = build_chains([own], GPT2, templates=templates)
     assert chain_text.text(GPT2, chains.draw(0, 0)) == f"a\n\nd[ b{E}]\n\ne[ c{E}]"

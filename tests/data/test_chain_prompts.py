@@ -32,6 +32,7 @@ FORMS = {
     "plain": {},
     "last": {"end_of_output": "last"},
     "repeated": {"repeat_prompt": "all"},
+    "dialogues repeated": {"repeat_prompt": "dialogues"},
     "all turns": {"mark_turns": "all"},
     "all turns, repeated": {"mark_turns": "all", "repeat_prompt": "all", "end_of_output": "last"},
     "chat template": {"dialogue": "chat_template"},
@@ -73,8 +74,9 @@ def test_every_template_asks_as_it_was_trained(templates, template, kind, encode
         trained = example.tokens.tolist()
         for name in (None, template.name):
             assert prompts.tokens(prompt, first, template=name, kind=kind) == trained[:one]
-        with pytest.raises(InputError, match=f"begins with the {first} output"):
-            prompts.tokens(prompt, "negative" if first == "positive" else "positive", template=template.name)
+        other = "negative" if first == "positive" else "positive"
+        with pytest.raises(InputError, match=f"^template '{template.name}' does not begin with the {other} output$"):
+            prompts.tokens(prompt, other, template=template.name)
         if first == "negative":
             assert prompts.better(prompt, PAIR["rejected"], kind=kind) == trained[:two]
             assert prompts.better(prompt, f" {PAIR['rejected']}\n", template=template.name, kind=kind) == trained[:two]
@@ -170,40 +172,18 @@ def test_other_refusals():
         of().better("The film", " \n")
     with pytest.raises(InputError, match=r"^templates paper: no template 'god'; there are statement-good-bad-summary,"):
         of().tokens("The film", template="god")
-    with pytest.raises(
-        InputError, match=r"^template 'bare-bad-good' begins with the negative output, not the positive"
-    ):
+    with pytest.raises(InputError, match=r"^template 'bare-bad-good' does not begin with the positive output$"):
         of().tokens("The film", template="bare-bad-good")
+    with pytest.raises(
+        InputError, match=r"^template 'bare-good-bad' begins with the positive output, not the negative"
+    ):
+        of().better("The film", "bad", template="bare-good-bad")
     with pytest.raises(InputError, match=r"^prompt: field 'kind': expected one of answer, summary, dialogue"):
         of().tokens("The film", kind="poem")
     with pytest.raises(
         InputError, match=r"^prompt: field 'prompt' is empty and the tokenizer has no BOS to start from"
     ):
         of(BARE, structures=("p",), markers="none").tokens("")
-
-
-def test_stop_strings_begin_every_next_marker():
-    assert of(templates="released").stop_strings() == [
-        f"\n\n{words} answer:" for words in ("A helpful", "An unhelpful")
-    ]
-    assert of(templates="talk").stop_strings("summary") == [
-        "\n\nA bad answer is",
-        "\n\nA good summary:",
-        ", a good answer is",
-        ", a worse summary:",
-    ]
-    assert of(template_names=NAMES).stop_strings() == ["\n\nBad:", "\n\nGood:"]
-    aux = of(templates="released", structures=("aux", "chain")).stop_strings()
-    assert "\n\nThe following answer is useful:" in aux
-    assert "\n\nA mediocre answer:" in aux
-    # No output of training is without one of them behind it, where none but the last has an EOS.
-    form = ChainFormat(structures=("pn", "np", "aux", "chain"), end_of_output="last")
-    record = {"prompt": "The", "responses": ["one", "two", "three"], "ratings": [1, 2, 3]}
-    chains, _ = build_chains([record], GPT2, form)
-    stops = tuple(FeedbackPrompts(chains.writer).stop_strings("answer"))
-    for used in range(60):
-        parts = chain_text.text(GPT2, chains.draw(0, used)).split("]")
-        assert all(part.startswith(stops) for part in parts[1:-1])
 
 
 COMPARED = [
@@ -228,9 +208,11 @@ def test_compared_answers_are_the_training_sequences_of_a_good_output(name, form
     record = {"hh": HH, "early": EARLY, "turn": turn, **PROMPTS}[name]
     if form == "chat template" and name == "chat":
         record = {**record, "prompt": record["prompt"][1:]}  # the Llama template has no system turn
-    form = ChainFormat(structures=("p",), **{**FORMS[form], "template_names": NAMES})
+    fields = {**FORMS[form], "template_names": NAMES}
+    prompts = of(encoder, structures=("pn",), **fields)
+    fields.pop("repeat_prompt", None)  # a good output alone is the beginning of every chain
+    form = ChainFormat(structures=("p",), **fields)
     chains, _ = build_chains([record], encoder, form)
-    prompts = FeedbackPrompts(chains.writer)
     example = prompts.comparison(record, record_id=5)
     assert example.record_id == 5
     assert example.pairs.tolist() == [[0, 1]]
@@ -319,6 +301,16 @@ def test_the_file_keeps_form_and_templates(tmp_path, fields, own):
         assert again.tokens(DIALOGUE) == prompts.tokens(DIALOGUE)
 
 
+def test_the_file_keeps_the_kind_that_texts_were_trained_on(tmp_path):
+    prompts = of()
+    for kinds, expected in (((), "answer"), ({"summary"}, "summary"), ({"answer", "summary"}, "answer")):
+        prompts.save(tmp_path, kinds=kinds)
+        again = load_feedback_prompts(tmp_path, GPT2)
+        assert again.writer.form == ChainFormat(kind=expected)
+        assert again.tokens("The film") == prompts.tokens("The film", kind=expected)
+        assert again.tokens(DIALOGUE) == prompts.tokens(DIALOGUE)
+
+
 def test_files_that_cannot_be_read_are_named(tmp_path):
     path = tmp_path / "hindsight.json"
 
@@ -348,6 +340,7 @@ def test_files_that_cannot_be_read_are_named(tmp_path):
         {"templates": None},
     ):
         assert refusal(**changes).startswith(f"{path}: cannot be read (")
+    assert refusal(format={**form, "repeat_prompt": True}).startswith(f"{path}: --repeat-prompt: expected one of none,")
     assert refusal(format={**form, "structures": ["pp"]}).startswith(f"{path}: --structures: 'pp': expected")
     assert refusal(templates={**templates, "pair": [1]}).startswith(f"{path}: paper: field 'pair': expected tables")
     assert refusal(templates={"user": "Q:"}).startswith(f"{path}: paper: it has no template")

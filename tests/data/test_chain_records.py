@@ -1,5 +1,7 @@
 """Goldens of records of every kind as chains: feedback of one's own, labels, dialogues, published data, real rows."""
 
+import collections
+import itertools
 import re
 from pathlib import Path
 
@@ -56,6 +58,43 @@ def test_baselines_without_feedback_do_not_read_it():
     rated = {**OWN, "ratings": [0.2, 0.8]}
     assert drawn([rated], structures="p", markers="neutral") == [f"The film\n\nAn answer:[ two{E}]"]
     assert drawn([rated], structures="p", markers="none") == [f"The film[ two{E}]"]
+    # Without ratings there is nothing that they could go by.
+    alone = {"prompt": "The film", "completion": "one", "feedback": "Too short."}
+    for markers, record in itertools.product(("neutral", "none"), (OWN, alone)):
+        form = ChainFormat(structures=("p", "n"), markers=markers, emit="each")
+        records = Records([rated, record], ["a.jsonl: row 2", "a.jsonl: row 7"], Counters(rows_read=2))
+        with pytest.raises(
+            InputError, match=rf"^a\.jsonl: row 7: missing field 'ratings'.*: --markers {markers} tells"
+        ):
+            build_chains(records, GPT2, form)
+        chains, counters = build_chains(records, GPT2, form, on_bad_row="skip")
+        assert counters.as_dict() == {"rows_read": 2, "examples": 2, "skipped: unusable row": 1}
+        assert {chains.draw(index, 0).record_id for index in range(2)} == {0}
+
+
+def test_outputs_that_nobody_rated_are_no_more_than_a_chain_is_long():
+    five = {"prompt": "The film", "responses": list("abcde"), "feedback": ["1", "2", None, "4", "5"]}
+    room = collections.defaultdict(set)
+    said = ["1[ a{0}]", "2[ b{0}]", "An answer:[ c{0}]", "4[ d{0}]", "5[ e{0}]"]
+    for form, count in (
+        ({}, 5),
+        ({"structures": "p"}, 5),
+        ({"structures": "chain"}, 4),
+        ({"structures": ("pn", "chain"), "chain_length": 2}, 2),
+        ({"structures": "chain", "chain_length": 3, "chain_order": "falling", "emit": "each"}, 3),
+        ({"structures": "chain", "chain_length": 9}, 5),
+    ):
+        expected = "\n\n".join(["The film", *said[:count]]).format(E)
+        assert set(drawn([five], uses=5, **form)) == {expected}
+        structures = form.get("structures", ("pn", "np"))
+        structures = (structures,) if isinstance(structures, str) else structures
+        chains, _ = build_chains([five], GPT2, ChainFormat(**{**form, "structures": structures}))
+        assert len(chains) == 1
+        assert len(chains.draw(0, 0).tokens) <= chains.sizes.tokens[0]
+        assert 0 <= chains.sizes.targets[0] - len(chains.draw(0, 0).targets) <= 2
+        room[count].add(int(chains.sizes.tokens[0]))
+    assert all(len(sizes) == 1 for sizes in room.values())
+    assert sorted(room, key=lambda count: min(room[count])) == [2, 3, 4, 5]
 
 
 def test_labels():
@@ -216,6 +255,22 @@ def test_ties_are_left_out_and_counted():
         InputError, match=r"^row 1: nothing to train on \(rows_read 1, examples 0, skipped: all ratings"
     ):
         build_chains([tie], GPT2)
+
+
+@pytest.mark.parametrize("rated", [True, False])
+def test_outputs_that_are_all_the_same_are_left_out_and_counted(rated):
+    same = {**RANKED, "responses": ["a", " a"], **({} if rated else {"ratings": None, "feedback": ["c", "d"]})}
+    _, counters = build_chains([RANKED, same], GPT2)
+    assert counters.as_dict() == {"rows_read": 2, "examples": 1, "skipped: all outputs equal": 1}
+    chains, _ = build_chains([{**RANKED, "responses": ["a", "a", "b"], "ratings": [1, 2, 3]}], GPT2)
+    assert len(chains) == 1
+
+
+def test_the_kinds_of_outputs_to_texts():
+    records = [RANKED, HH, {**RANKED, "kind": "summary"}]
+    assert build_chains(records, GPT2)[0].text_kinds == {"answer", "summary"}
+    assert build_chains(records[:1], GPT2, ChainFormat(kind="summary"))[0].text_kinds == {"summary"}
+    assert build_chains([HH], GPT2)[0].text_kinds == set()
 
 
 def published(*rows):

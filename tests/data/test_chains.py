@@ -1,9 +1,15 @@
 """Goldens of chains: decoded text with what is supervised in brackets, for every template and every setting."""
 
-import numpy as np
 import pytest
 
-from jaxalign.data import BUILT_IN_TEMPLATES, ChainFormat, Encoder, build_chains, load_templates
+from jaxalign.data import (
+    BUILT_IN_TEMPLATES,
+    ChainFormat,
+    Encoder,
+    build_chains,
+    load_templates,
+    response_example,
+)
 from jaxalign.data._templates import parse_templates
 from jaxalign.errors import InputError
 from tests.data import chain_text, toy
@@ -230,7 +236,11 @@ def test_chats_as_words_or_by_the_chat_template():
     assert drawn([CHAT], structures="pn", dialogue="chat_template", **BARE) == [
         f"{begun}Good:[ yes{end}]\n\nBad:[ no{end}]"
     ]
-    assert drawn([CHAT], structures="p", markers="none", dialogue="chat_template") == [f"{begun}Assistant:[ yes{end}]"]
+    for markers in ("neutral", "none"):  # the template says whose turn it is
+        assert drawn([CHAT], structures="p", markers=markers, dialogue="chat_template") == [f"{begun}[yes{end}]"]
+    # Beside feedback the words stay: an output may be before them.
+    half = {"prompt": CHAT["prompt"], "responses": ["yes", "no"], "feedback": ["Short.", None]}
+    assert drawn([half], dialogue="chat_template") == [f"{begun}Short.[ yes{end}]\n\nAssistant:[ no{end}]"]
     turns = f"<|im_start|>user\nhello{end}\n<|im_start|>assistant\nyes{end}\n<|im_start|>user\nwhat is good?{end}\n"
     assert drawn([HH], structures="np", dialogue="chat_template", end_of_output="last", **BARE) == [
         f"{turns}<|im_start|>assistant\nBad:[ A bad story.]\n\nGood:[ A good film.{end}]"
@@ -244,6 +254,23 @@ def test_chats_as_words_or_by_the_chat_template():
     assert drawn([alone], LLAMA, structures="p", dialogue="chat_template", **BARE) == [
         "[INST] hello [/INST]Good:[ yes</s>]"
     ]
+
+
+@pytest.mark.parametrize("encoder", [GPT2, Encoder(toy.byte_level(toy.PLAIN)), LLAMA], ids=["chatml", "plain", "inst"])
+def test_the_baseline_of_a_chat_is_its_fine_tuning(encoder):
+    """By the chat template and without words of feedback, a sequence is what ``jaxalign sft`` learns."""
+    record = {**CHAT, "prompt": CHAT["prompt"][1:]}
+    plain = response_example(record["prompt"], "yes", encoder)
+    for markers in ("neutral", "none"):
+        form = ChainFormat(structures=("p",), markers=markers, dialogue="chat_template")
+        example = build_chains([record], encoder, form)[0].draw(0, 0)
+        ids, targets = plain.tokens.tolist(), plain.targets.tolist()
+        if encoder is LLAMA:  # its template puts a space after the answer, which no output has
+            assert encoder.tokenizer.convert_ids_to_tokens(ids[-2:]) == ["▁", "</s>"]
+            del ids[-2], targets[-2]
+        assert example.tokens.tolist() == ids
+        assert example.targets.tolist() == targets
+        assert len(ids) <= build_chains([record], encoder, form)[0].sizes.tokens[0]
 
 
 def test_texts_beside_chats_are_no_chats():
@@ -320,25 +347,3 @@ def test_an_eos_that_is_written_already_is_not_doubled(tail):
     ]
     unfinished = {**record, "chosen_finished": False, "rejected_finished": False}
     assert E not in drawn([unfinished], structures="pn", **BARE)[0]
-
-
-def test_negative_is_what_is_below_the_best():
-    def negative(record, structure, **form):
-        example = build_chains([record], GPT2, ChainFormat(structures=(structure,), **form))[0].draw(0, 0)
-        flags = example.target_extras["negative"]
-        assert flags.dtype == bool
-        ends = np.flatnonzero(example.targets == GPT2.eos)
-        return [set(part.tolist()) for part in np.split(flags, ends[:-1] + 1)]
-
-    assert negative(PAIR, "p") == [{False}]
-    assert negative(PAIR, "n") == [{True}]
-    assert negative(PAIR, "pn") == [{False}, {True}]
-    assert negative(PAIR, "np") == [{True}, {False}]
-    assert negative(FOUR, "chain", chain_order="falling") == [{False}, {True}, {True}, {True}]
-    assert negative({**FOUR, "ratings": [-3, -1, -1, -2]}, "chain", chain_order="rising") == [
-        {True}, {True}, {False}, {False},
-    ]  # fmt: skip
-    assert negative(HH, "np", mark_turns="all") == [{True}, {True}, {False}]
-    assert negative({"prompt": "a", "completion": "b", "label": False}, "n") == [{True}]
-    assert negative({"prompt": "a", "completion": "b", "label": True}, "np") == [{False}]
-    assert negative({"prompt": "a", "completion": "b", "feedback": "c"}, "np") == [{False}]
