@@ -312,7 +312,9 @@ def test_missing_flags_are_named(refused):
 
 def test_an_unknown_command(refused):
     assert refused("dop") == "unknown command 'dop'; did you mean 'dpo'?"
-    assert refused("xyz") == "unknown command 'xyz'; the commands are sft, dpo, reward, ppo, hindsight, collect, preview, sample, convert"
+    assert refused("xyz") == (
+        "unknown command 'xyz'; the commands are sft, dpo, reward, ppo, hindsight, collect, preview, sample, convert"
+    )
 
 
 def test_flags_may_have_underscores_equal_signs_and_no_value(run):
