@@ -33,7 +33,7 @@ class Dialogue:
     """A file or hub id of preferences to measure on; None = the last of ``feedback``'s."""
     held_out_split: str = "test"
     """Its split."""
-    held_out: int = 240
+    held_out: int = 160
     """Preferences to measure on."""
     records: int | None = None
     """Train on so many of the rest; None = all."""

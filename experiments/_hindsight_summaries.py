@@ -33,9 +33,9 @@ class Summaries:
     CarperAI/openai_summarize_tldr has them."""
     held_out_split: str = "test"
     """Its split."""
-    held_out: int = 48
+    held_out: int = 32
     """Documents that every model summarises."""
-    documents: int = 112
+    documents: int = 64
     """Documents to train on, of the packaged ones."""
     document_words: int = 60
     """A packaged document is cut after so many words."""

@@ -41,7 +41,7 @@ class DialogueTable(Table):
 _MINI = DialogueTable(
     methods=("SFT", "C-SFT", "CoH"),
     training=Training(
-        steps=24, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
+        steps=16, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
         pretraining_batch_size=4,
     ),
 )  # fmt: skip

@@ -40,7 +40,7 @@ PRESETS = {
     "mini": SummarizationTable(
         methods=("SFT", "C-SFT", "CoH", "CoH, no forgetful mask"),
         training=Training(
-            steps=20, outputs=8, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=224,
+            steps=16, outputs=8, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=224,
             pretraining_batch_size=4,
         ),
     ),

@@ -17,7 +17,7 @@ from jaxalign.data._encoder import Encoder, TokenizerLike
 from jaxalign.data._feedback_records import rated_outputs
 from jaxalign.data._plan import Mixture
 from jaxalign.data._records import Record, RecordDropped
-from jaxalign.data._sources import OnBadRow, Records
+from jaxalign.data._sources import OnBadRow, counters_of, place_of
 from jaxalign.data._templates import TemplateSet, load_templates
 from jaxalign.data._truncation import Truncation
 from jaxalign.errors import InputError
@@ -60,25 +60,22 @@ def build_chains(
     templates = load_templates(form.templates) if templates is None else templates
     writer = ChainWriter(tokenizer, templates, form)
     writer.choice.check_names()
-    counters = Counters(rows_read=len(records))
-    if isinstance(records, Records):
-        counters.rows_read = records.counters.rows_read
-        counters.skipped.update(records.counters.skipped)
+    counters = counters_of(records)
     read: list[Item] = []
     for index, record in enumerate(records):
         with _counted(counters, on_bad_row):
-            read.append(_item(record, writer, index, _place(records, index)))
+            read.append(_item(record, writer, index, place_of(records, index)))
     ChainExamples(read, writer, seed=seed).check()  # what is wrong with the settings is of no row
     items: list[Item] = []
     bounds = ChainSizes(writer)
     for item in read:
         with _counted(counters, on_bad_row):
-            place = _place(records, item.record_id)
+            place = place_of(records, item.record_id)
             items += _each(_within_prompt(item, writer, bounds, truncation, place, counters), writer.form)
     items = _within(items, bounds, truncation, counters, records, on_bad_row)
     counters.examples = len(items)
     if not items:
-        raise InputError(f"{_place(records, 0)}: nothing to train on ({counters.summary()})")
+        raise InputError(f"{place_of(records, 0)}: nothing to train on ({counters.summary()})")
     mixture = None
     if sources is not None and weights is not None:
         kept = np.asarray(sources)[[item.record_id for item in items]]
@@ -86,10 +83,6 @@ def build_chains(
             raise InputError(f"source {lost[0] + 1} of the mixture: no record of it can be used ({counters.summary()})")
         mixture = Mixture(kept, tuple(weights))
     return ChainExamples(items, writer, seed=seed, limit=truncation.max_length, mixture=mixture), counters
-
-
-def _place(records: Sequence[Record], index: int) -> str:
-    return records.place(index) if isinstance(records, Records) else f"row {index + 1}"
 
 
 @contextlib.contextmanager
@@ -193,7 +186,7 @@ def _within(
         if length <= limit:
             kept.append(item)
             continue
-        place, problem = _place(records, item.record_id), ""
+        place, problem = place_of(records, item.record_id), ""
         if truncation.completion == "error":
             problem = (
                 f"a chain of its prompt, feedback and outputs has up to {length} tokens, more than max_length {limit}; "

@@ -16,7 +16,7 @@ from jaxalign.data._counters import Counters
 from jaxalign.data._encoder import Encoder, TokenizerLike, as_encoder
 from jaxalign.data._example import Example
 from jaxalign.data._records import Content, Kind, Record, RecordDropped, record_kind
-from jaxalign.data._sources import OnBadRow, Records
+from jaxalign.data._sources import OnBadRow, Records, counters_of, place_of
 from jaxalign.data._truncation import Truncation
 from jaxalign.errors import InputError
 
@@ -304,13 +304,10 @@ def build_examples(
     if on_bad_row not in ("error", "skip"):
         raise InputError(f"on_bad_row is {on_bad_row!r}, must be 'error' or 'skip'")
     encoder = as_encoder(tokenizer)
-    counters = Counters(rows_read=len(records))
-    if isinstance(records, Records):
-        counters.rows_read = records.counters.rows_read
-        counters.skipped.update(records.counters.skipped)
+    counters = counters_of(records)
     examples = []
     for index, record in enumerate(records):
-        place = records.place(index) if isinstance(records, Records) else f"row {index + 1}"
+        place = place_of(records, index)
         try:
             examples.append(_build(record, kind, encoder, truncation, index, place, counters))
         except RecordDropped as dropped:

@@ -14,7 +14,7 @@ from jaxalign.data._builders import prompt_tokens
 from jaxalign.data._counters import Counters
 from jaxalign.data._encoder import Encoder, TokenizerLike, as_encoder
 from jaxalign.data._records import RecordDropped
-from jaxalign.data._sources import OnBadRow, Records
+from jaxalign.data._sources import OnBadRow, counters_of, place_of
 from jaxalign.data._truncation import Truncation
 from jaxalign.errors import InputError
 
@@ -49,13 +49,10 @@ def build_prompts(
     """
     encoder = as_encoder(tokenizer)
     truncation = Truncation() if truncation is None else truncation
-    counters = Counters(rows_read=len(records))
-    if isinstance(records, Records):
-        counters.rows_read = records.counters.rows_read
-        counters.skipped.update(records.counters.skipped)
+    counters = counters_of(records)
     prompts = []
     for index, record in enumerate(records):
-        place = records.place(index) if isinstance(records, Records) else f"row {index + 1}"
+        place = place_of(records, index)
         own = Counters()
         try:
             content = _records.prompt(record, place)

@@ -58,6 +58,20 @@ class Records(Sequence[Mapping[str, Any]]):
         return self._places[index]
 
 
+def place_of(records: Sequence[Any], index: int) -> str:
+    """Where a record came from, for messages: its file and row, or its number in a list."""
+    return records.place(index) if isinstance(records, Records) else f"row {index + 1}"
+
+
+def counters_of(records: Sequence[Any]) -> Counters:
+    """New counters of what becomes of records, with what reading them has counted."""
+    counters = Counters(rows_read=len(records))
+    if isinstance(records, Records):
+        counters.rows_read = records.counters.rows_read
+        counters.skipped.update(records.counters.skipped)
+    return counters
+
+
 def _no_constant(value: str) -> Any:
     raise ValueError(f"{value} is not JSON")
 

@@ -12,7 +12,7 @@ from jaxalign.data._counters import Counters
 from jaxalign.data._encoder import Encoder, TokenizerLike, as_encoder
 from jaxalign.data._example import Example
 from jaxalign.data._records import Record
-from jaxalign.data._sources import OnBadRow, Records
+from jaxalign.data._sources import OnBadRow, counters_of, place_of
 from jaxalign.errors import InputError
 
 __all__ = ["text_windows"]
@@ -36,13 +36,10 @@ def text_windows(
     if length < 2:
         raise InputError(f"windows of {length} tokens: there must be room for at least 2")
     encoder = as_encoder(tokenizer)
-    counters = Counters(rows_read=len(records))
-    if isinstance(records, Records):
-        counters.rows_read = records.counters.rows_read
-        counters.skipped.update(records.counters.skipped)
+    counters = counters_of(records)
     examples: list[Example] = []
     for index, record in enumerate(records):
-        place = records.place(index) if isinstance(records, Records) else f"row {index + 1}"
+        place = place_of(records, index)
         try:
             text = _records.text(record, "text", place)
         except InputError:
