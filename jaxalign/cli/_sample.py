@@ -180,6 +180,10 @@ def _asked(config: SampleConfig, kind: Any, place: str) -> "FeedbackPrompts":
     try:
         asked = data.load_feedback_prompts(config.model, tokenizer)
         markers = asked.writer.form.markers
+        if markers != "feedback" and config.feedback == "negative":
+            raise InputError(
+                f"{config.model} was trained without feedback (--markers {markers}): it knows no bad words"
+            )
         if config.template is not None:
             flag = "--template"
             if markers != "feedback":

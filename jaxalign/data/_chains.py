@@ -23,6 +23,12 @@ from jaxalign.errors import InputError
 __all__ = ["ChainExamples", "Item"]
 
 _DRAW = 0xC0  # beside (seed, record, use): another stream than the batches'
+_REMEDIES = {
+    "np": "; it takes a pair with {negative} before {positive} (or --structures pn)",
+    "pn": "; it takes a pair with {positive} before {negative} (or --structures np)",
+    "aux": "; it takes a pair with auxiliary = true",
+    "chain": "; it takes a graded template",
+}
 Parts = Sequence[Words | Mark]
 Chain = list[tuple[Marker, Parts, bool]]
 
@@ -236,6 +242,7 @@ class ChainExamples:
                     raise InputError(
                         f"templates {self._writer.templates.name}: none serves the structure {name!r} for {kind!r}"
                         + (" among --template-names" if self._form.template_names else "")
+                        + _REMEDIES.get(name, "")
                     )
                 most = min(len(set(item.ratings)), self._form.chain_length) if name == "chain" else 0
                 for template in graded:

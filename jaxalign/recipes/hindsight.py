@@ -269,7 +269,7 @@ def _write_evaluation(config: HindsightConfig, result: FitResult, prompts: Feedb
         "dataset": config.eval_dataset,
         "what": "log pi(better | prompt, words of a good output) above log pi(worse | the same), summed over tokens",
         "accuracy": found.accuracy, "low": found.low, "high": found.high, "pairs": found.pairs,
-        "records": len(compared), "records left out": left_out,
+        "records": len(compared), "records_left_out": left_out,
     }  # fmt: skip
     if jax.process_index() == 0:
         path = config.output_dir / "evaluation.json"

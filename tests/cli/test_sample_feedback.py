@@ -172,10 +172,9 @@ def test_a_baseline_without_feedback_is_asked_in_neutral_words_and_betters_nothi
     folder = tmp_path / "neutral"
     shutil.copytree(talker, folder)
     _asked(markers="neutral", structures=("p",)).save(folder)
-    flags = ("sample", "--model", folder, "--max-new-tokens", TOKENS, "--prompt", " the", "--feedback", "negative")
-    status, output, _ = shell(*flags)
-    assert status == 0
-    assert shell(*flags[:-1], "positive") == (0, output, "")
+    flags = ("sample", "--model", folder, "--max-new-tokens", TOKENS, "--prompt", " the", "--feedback", "positive")
+    assert shell(*flags)[0] == 0
+    assert refused(*flags[:-1], "negative").endswith("(--markers neutral): it knows no bad words")
     assert refused(*flags, "--template", "x") == (
         f"--template: {folder} was trained without feedback (--markers neutral)"
     )
