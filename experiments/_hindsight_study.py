@@ -1,6 +1,6 @@
 """A table of Chain of Hindsight: every method trained with every seed, measured, kept, reported."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -51,6 +51,7 @@ def run_table(
     console: Console,
     rlhf: Callable[..., Params] | None = None,
     rlhf_inputs: Any = None,
+    rlhf_seeds: Sequence[int] = (),
 ) -> dict[str, Any]:
     """All runs, then the report; returns what it says, as numbers.
 
@@ -64,6 +65,7 @@ def run_table(
       console: where progress is printed.
       rlhf: ``(seed, report) -> parameters`` of the RLHF row; None = no such row.
       rlhf_inputs: what decides it, beside the task's inputs and the seed.
+      rlhf_seeds: its seeds.
     """
     known: dict[str, Any] = dict(task.inputs) | {"records": digest([dict(record) for record in task.records])}
     words = data.load_templates(task.templates).fingerprint()
@@ -105,11 +107,11 @@ def run_table(
             results.setdefault(method_name, []).append(row)
             if kept:
                 _link(output / "model", stages.folder(label, inputs) / "model")
-    for seed in table.seeds if rlhf is not None else ():
+    for seed in rlhf_seeds if rlhf is not None else ():
 
         def compute_rlhf(report: Report, seed: int = seed) -> Measured:
             assert rlhf is not None
-            first = seed == table.seeds[0]
+            first = seed == rlhf_seeds[0]
             return task.measure(rlhf(seed=seed, report=report), None, seed=seed, report=report, details=first)
 
         row = stages.stage(f"rlhf-seed-{seed}", known | {"seed": seed, "rlhf": rlhf_inputs}, compute_rlhf, *JSON)

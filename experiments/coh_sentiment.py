@@ -9,7 +9,7 @@ has the same number of outputs.
 
     python -m experiments.coh_sentiment --preset mini --output-dir runs/coh-sentiment
         SmolLM2-135M-Instruct (top six layers), packaged IMDb reviews, also as the pretraining text; two CPU cores,
-        three seeds, about an hour. Samples are cut at 24 tokens.
+        three seeds (RLHF: one), about an hour. Samples are cut at 24 tokens.
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, a killed one
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
@@ -37,8 +37,8 @@ class SentimentTable(Table):
 
     study: Study
     """The sentiment study whose start model, openings, raters and reward model these are."""
-    rlhf: bool = True
-    """Whether there is the RLHF row."""
+    rlhf_seeds: tuple[int, ...] = (0,)
+    """Seeds of the RLHF row; none, no such row. One costs as much as four of the others."""
 
 
 PRESETS = {
@@ -71,13 +71,14 @@ def run(table: SentimentTable, output: Path, name: str) -> dict[str, Any]:
     """All stages, then the report."""
     console = Console()
     study = table.study
-    rlhf = table.rlhf and bool(study.rlhf.targets)
+    rlhf = bool(table.rlhf_seeds and study.rlhf.targets)
     stages = Stages(output / "stages", console=console)
     task = ReviewsTask.load(study, stages, table.training.pretraining_length)
     return run_table(
         task, table, stages, output, name=name, title="Chain of Hindsight on film reviews", console=console,
         rlhf=task.rlhf if rlhf else None,
         rlhf_inputs=dataclasses.asdict(study.rlhf) | {"frozen_layers": study.frozen_layers},
+        rlhf_seeds=table.rlhf_seeds,
     )  # fmt: skip
 
 
