@@ -108,8 +108,10 @@ def fit(
     eval_examples = listed(eval_examples)
     if keep_best is not None and not eval_examples and evaluate is None:
         raise InputError(f"keep_best {keep_best!r}: there is nothing to evaluate on")
-    for some in (examples, eval_examples, () if pretraining is None else pretraining.examples):
-        check_fit(model_config, some)
+    check_fit(model_config, examples)
+    check_fit(model_config, eval_examples)
+    if pretraining is not None:
+        check_fit(model_config, pretraining.examples, flag="--pretraining-length")
     carried = carried_extras(examples, eval_examples)
     directory = None if directory is None else Path(directory)
 

@@ -85,14 +85,14 @@ def count_tokens(batch: Batch) -> int:
     return own if batch.pretraining is None else own + count_tokens(batch.pretraining)
 
 
-def check_fit(config: ModelConfig, examples: Examples) -> None:
-    """An index past the end of a table would be read as its last row, without a word."""
+def check_fit(config: ModelConfig, examples: Examples, *, flag: str = "--max-length") -> None:
+    """An index past the end of a table would be read as its last row, without a word; ``flag`` limits the length."""
     if not isinstance(examples, Sequence):
         longest = int(examples.sizes.tokens.max())
         if longest > config.max_positions:
             record = int(examples.sizes.record_ids[examples.sizes.tokens.argmax()])
             raise InputError(
-                f"--max-length: record {record} becomes up to {longest} tokens, but the model has "
+                f"{flag}: record {record} becomes up to {longest} tokens, but the model has "
                 f"{config.max_positions} positions"
             )
         if examples.largest_token >= config.vocab_size:
@@ -106,7 +106,7 @@ def check_fit(config: ModelConfig, examples: Examples) -> None:
             continue
         if int(example.positions.max()) >= config.max_positions:
             raise InputError(
-                f"--max-length: record {example.record_id} has positions up to {int(example.positions.max())}, but the "
+                f"{flag}: record {example.record_id} has positions up to {int(example.positions.max())}, but the "
                 f"model has {config.max_positions}"
             )
         if int(example.tokens.max()) >= config.vocab_size:

@@ -13,13 +13,21 @@ from jaxalign.sharding import batch_sharding, data_shards, row_share
 def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
     """Refuse a global batch whose rows do not divide into accumulation x data shards.
 
-    Parts of a batch may have numbers of rows of their own; each divides.
+    The batch that stands beside another (its field ``pretraining``) has a number of rows of its own; each divides.
 
     Raises:
         InputError: naming the flags.
+        ValueError: leaves of one batch that differ in rows.
     """
     shards = data_shards(mesh)
-    for count in sorted({leaf.shape[0] for leaf in jax.tree.leaves(batch)}):
+    rows: dict[bool, set[int]] = {}
+    for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
+        beside = bool(path) and getattr(path[0], "name", None) == "pretraining"
+        rows.setdefault(beside, set()).add(leaf.shape[0])
+    for counts in rows.values():
+        if len(counts) != 1:
+            raise ValueError(f"the leaves of a batch must have one number of rows, not {sorted(counts)}")
+        (count,) = counts
         if count % (accumulation * shards):
             parts = f"{accumulation} micro-batches (--accumulation) on " if accumulation > 1 else ""
             raise InputError(f"--batch-size: {count} rows do not divide into {parts}{shards} data shards (--mesh)")
