@@ -16,9 +16,9 @@ import resource
 import statistics
 import sys
 import time
-from typing import Any, Literal
+from typing import Literal
 
-from benchmarks._workload import EOS, SIZES, gpt2, run, zipf_ids
+from benchmarks._workload import SIZES, dpo_batch, dpo_work, gpt2, run
 
 
 def measure(
@@ -28,40 +28,16 @@ def measure(
     import jax
     import numpy as np
 
-    from jaxalign import data, models, sharding, training
-    from jaxalign.recipes import PreferenceObjective, preference_objective
+    from jaxalign import sharding, training
 
     config = gpt2(size)
-    mesh = sharding.make_mesh()
-    params = models.init(config, jax.random.key(0))
-    layout_of = sharding.tree_shardings(models.logical_axes(config), params, mesh)
-    objective = preference_objective(config, PreferenceObjective(beta=0.1))
-    optimizer, schedule = training.make_optimizer(training.OptimizerConfig(learning_rate=1e-6), steps)
-    state_layout = training.state_shardings(params, optimizer, mesh=mesh, shardings=layout_of)
-    state = training.create_state(params, optimizer, jax.random.key(1), mesh=mesh, shardings=layout_of)
-    frozen = {"base": {}, "reference": params}
-    step = training.make_train_step(
-        objective.loss, optimizer, mesh=mesh, state_shardings=state_layout, schedule=schedule
-    )
-
-    rng = np.random.default_rng(0)
-
-    def ids(length: int) -> np.ndarray:
-        return zipf_ids(rng, length)
-
-    def batch() -> data.Batch:
-        rows = [[preference_example(ids(prompt), ids(completion), ids(completion))] for _ in range(pairs)]
-        longest = prompt + completion if layout == "two_rows" else prompt + 2 * completion
-        targets = completion if layout == "two_rows" else 2 * completion
-        return data.collate(
-            rows, data.BatchShape(tokens=longest, targets=targets, pairs=1, sequences=2, answers=2, layout=layout)
-        )
-
-    batches = [batch() for _ in range(steps)]
+    work = dpo_work(config, sharding.make_mesh(), steps)
+    state, rng = work.state, np.random.default_rng(0)
+    batches = [dpo_batch(config, rng, pairs, prompt, completion, layout) for _ in range(steps)]
     times, first_loss = [], None
     for one in batches:
         start = time.perf_counter()
-        state, metrics = step(state, frozen, training.put_batch(one, mesh))
+        state, metrics = work.step(state, work.frozen, training.put_batch(one, work.mesh))
         value = float(metrics["loss"][0])
         times.append(time.perf_counter() - start)
         first_loss = value if first_loss is None else first_loss
@@ -73,29 +49,6 @@ def measure(
         "peak_rss_mb": round(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024, 1), "jax": jax.__version__,
         "step_s": [round(t, 3) for t in times],
     }  # fmt: skip
-
-
-def preference_example(prompt: Any, chosen: Any, rejected: Any) -> Any:
-    """Ids of a prompt and two answers as the example [prompt | chosen | rejected] of ``jaxalign.data``."""
-    import numpy as np
-
-    from jaxalign import data
-
-    chosen[-1] = rejected[-1] = EOS
-    n, c, r = len(prompt), len(chosen), len(rejected)
-    start = np.arange(n, dtype=np.int32)
-    last = np.array([n - 1], np.int32)
-    return data.Example(
-        record_id=0,
-        tokens=np.concatenate([prompt, chosen, rejected]),
-        positions=np.concatenate([start, n + np.arange(c), n + np.arange(r)]).astype(np.int32),
-        branch=np.repeat([0, 1, 2], [n, c, r]).astype(np.int32),
-        source_index=np.concatenate([last, n + np.arange(c - 1), last, n + c + np.arange(r - 1)]).astype(np.int32),
-        targets=np.concatenate([chosen, rejected]),
-        target_sequence=np.repeat([0, 1], [c, r]).astype(np.int32),
-        sequences=2,
-        pairs=np.array([[0, 1]], np.int32),
-    )
 
 
 def main() -> None:

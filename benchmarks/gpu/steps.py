@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from benchmarks.dpo_step import preference_example
+from benchmarks._workload import preference_example
 from benchmarks.gpu._workloads import SHAPES, TASKS, tokens_a_step, utilisation
 from jaxalign import data, models, sharding, training
 from jaxalign.recipes import PreferenceObjective, likelihood_objective, preference_objective

@@ -15,6 +15,7 @@ from jaxalign.evaluation._frontier import (
 )
 from jaxalign.evaluation._kl import SequenceKL, sequence_kl
 from jaxalign.evaluation._plot import plot_frontier, save_figure
+from jaxalign.evaluation._plot_growth import plot_growth
 from jaxalign.evaluation._plot_intervals import plot_intervals
 from jaxalign.evaluation._rouge import copied_share, rouge
 from jaxalign.evaluation._tables import csv_table, difference_rows, frontier_rows, markdown_table
@@ -40,6 +41,7 @@ __all__ = [
     "paired_bootstrap_difference",
     "plot_calibration",
     "plot_frontier",
+    "plot_growth",
     "plot_intervals",
     "reward_difference_at_kl",
     "rouge",

@@ -13,10 +13,10 @@ if TYPE_CHECKING:
 __all__ = ["plot_frontier", "save_figure"]
 
 # Okabe and Ito, "Color Universal Design"; yellow left out, too faint on white.
-_COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
+COLOURS = ("#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00")
 _BEST_OF_N = "#000000"
-_MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
-_LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
+MARKERS = ("o", "s", "^", "D", "v", "P", "X", "<")
+LINES = ("-", "--", "-.", ":", (0, (5, 1)), (0, (3, 1, 1, 1)), (0, (1, 1)), (0, (6, 2, 2, 2)))
 STYLE = {
     "font.size": 9.0,
     "axes.spines.top": False,
@@ -54,7 +54,7 @@ def plot_frontier(
             if method not in colours:
                 bound = curve[0].kl_is_bound
                 used = sum(colour != _BEST_OF_N for colour in colours.values())
-                colours[method] = _BEST_OF_N if bound else _COLOURS[used % len(_COLOURS)]
+                colours[method] = _BEST_OF_N if bound else COLOURS[used % len(COLOURS)]
             style = styles[method] = styles.get(method, -1) + 1
             _draw(axes, curve, f"{method}, {setting}" if setting else method, colours[method], style, error_bars)
         axes.set_xlabel("KL(policy ‖ reference), nats per sequence")
@@ -100,9 +100,9 @@ def _draw(axes: Any, curve: Sequence[FrontierPoint], label: str, colour: str, st
         x,
         y,
         color=colour,
-        linestyle=":" if bound else _LINES[style % len(_LINES)],
+        linestyle=":" if bound else LINES[style % len(LINES)],
         linewidth=0.8 if bound else 1.3,
-        marker="*" if bound else _MARKERS[style % len(_MARKERS)],
+        marker="*" if bound else MARKERS[style % len(MARKERS)],
         markersize=9 if bound else 4,
         markerfacecolor=colour if bound or style % 2 == 0 else "white",
         label=f"{label} (KL bound)" if bound else label,
@@ -118,6 +118,7 @@ def load_matplotlib() -> Any:
     try:
         import matplotlib
         import matplotlib.figure
+        import matplotlib.ticker
     except ModuleNotFoundError as error:
         raise InputError("matplotlib is not installed; run: pip install 'jaxalign[eval]'") from error
     return matplotlib
