@@ -33,11 +33,11 @@ class Summaries:
     CarperAI/openai_summarize_tldr has them."""
     held_out_split: str = "test"
     """Its split."""
-    held_out: int = 32
+    held_out: int = 48
     """Documents that every model summarises."""
-    documents: int = 64
+    documents: int = 128
     """Documents to train on, of the packaged ones."""
-    document_words: int = 60
+    document_words: int = 40
     """A packaged document is cut after so many words."""
     samples_per_document: int = 2
     """The model's own summaries of each."""

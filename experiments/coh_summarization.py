@@ -38,10 +38,12 @@ class SummarizationTable(Table):
 
 PRESETS = {
     "mini": SummarizationTable(
-        methods=("SFT", "C-SFT", "CoH", "CoH, no forgetful mask"),
+        methods=("SFT", "C-SFT", "CoH"),
+        # An instruct model's first wish after the words of feedback is to end the turn: sixteen updates do not unlearn
+        # it, and most summaries are empty.
         training=Training(
-            steps=16, outputs=8, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=224,
-            pretraining_batch_size=4,
+            steps=40, outputs=8, learning_rate=5e-4, warmup_steps=4, frozen_layers=24, max_length=192,
+            pretraining_batch_size=2,
         ),
     ),
     "paper": SummarizationTable(
