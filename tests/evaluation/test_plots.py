@@ -17,7 +17,8 @@ def test_growth_is_drawn_on_logarithmic_axes_beside_the_line_of_proportion(tmp_p
     np.testing.assert_array_equal(lines["in proportion"], [[1, 1], [8, 8]])  # to the largest size of all panels
     assert len({(line.get_color(), line.get_linestyle(), line.get_marker()) for line in time.get_lines()}) == 3
     png, svg = evaluation.save_figure(figure, tmp_path / "growth")
-    assert png.stat().st_size > 0 and "in proportion" in svg.read_text()
+    assert png.stat().st_size > 0
+    assert "in proportion" in svg.read_text()
     assert len(memory.get_lines()) == 2
 
 
@@ -26,5 +27,7 @@ def test_intervals_have_a_line_a_name_and_the_single_runs_beside_it():
     (axes,) = evaluation.plot_intervals(intervals, points={"DPO": [0.45, 0.55]}, label="reward").axes
     assert [label.get_text() for label in axes.get_yticklabels()] == ["PPO", "DPO"]  # the first name at the top
     drawn = [line.get_xydata().tolist() for line in axes.get_lines()]
-    assert [[0.4, 1], [0.6, 1]] in drawn and [[0.1, 0], [0.5, 0]] in drawn
-    assert [[0.45, 1], [0.55, 1]] in drawn and axes.get_xlabel() == "reward"
+    assert [[0.4, 1], [0.6, 1]] in drawn
+    assert [[0.1, 0], [0.5, 0]] in drawn
+    assert [[0.45, 1], [0.55, 1]] in drawn
+    assert axes.get_xlabel() == "reward"
