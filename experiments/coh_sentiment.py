@@ -9,7 +9,7 @@ has the same number of outputs.
 
     python -m experiments.coh_sentiment --preset mini --output-dir runs/coh-sentiment
         SmolLM2-135M-Instruct (top six layers), packaged IMDb reviews, also as the pretraining text; two CPU cores,
-        three seeds (RLHF: one), about an hour. Samples are cut at 24 tokens.
+        three seeds, about an hour and a half. Samples are cut at 24 tokens.
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, a killed one
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
@@ -37,7 +37,7 @@ class SentimentTable(Table):
 
     study: Study
     """The sentiment study whose start model, openings, raters and reward model these are."""
-    rlhf_seeds: tuple[int, ...] = (0,)
+    rlhf_seeds: tuple[int, ...] = (0, 1, 2)
     """Seeds of the RLHF row; none, no such row. One costs as much as four of the others."""
 
 
