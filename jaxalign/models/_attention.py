@@ -61,10 +61,8 @@ def default_positions(example: jax.Array, branch: jax.Array) -> jax.Array:
 class Sight(NamedTuple):
     """Who sees whom, as what ``visibility`` reads, where its ``[T, T]`` result is too large to hold."""
 
-    example: jax.Array
-    """int ``[B or 1, T]``."""
-    branch: jax.Array
-    positions: jax.Array
+    tokens: jax.Array
+    """int ``[3, B or 1, T]``: example, branch and position."""
     mask: jax.Array | None = None
     """bool ``[B or 1, T, T]`` of the caller's, and-ed."""
 
@@ -106,8 +104,10 @@ def views(
     plain = jnp.ones((1, positions.shape[-1]), jnp.int32)
     examples = plain if example is None else example
     branches = 0 * plain if branch is None else branch
-    split = length_axis(ambient_mesh(), positions.shape[-1]) is not None and config.attention != "xla"
-    sight = Sight(examples, branches, positions, attention_mask) if split else None
+    sight = None
+    if length_axis(ambient_mesh(), positions.shape[-1]) is not None and config.attention != "xla":
+        tokens = jnp.stack(jnp.broadcast_arrays(examples, branches, positions))
+        sight = Sight(tokens, attention_mask)
     found = {}
     for window in dict.fromkeys(config.layer_windows):
         visible = None

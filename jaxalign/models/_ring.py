@@ -79,9 +79,8 @@ def ring_attention(
     def spec(length: str | None, *more: str | None) -> PartitionSpec:
         return PartitionSpec(None, by_row, length, *more)
 
-    # What tokens are is small: every device has it of the whole row, and only keys and values travel.
-    tokens = jnp.stack(jnp.broadcast_arrays(sight.example, sight.branch, sight.positions))
-    tokens = jnp.broadcast_to(tokens, (3, rows, tokens.shape[2]))
+    # Every device knows of every token who sees it: only keys and values travel.
+    tokens = jnp.broadcast_to(sight.tokens, (3, rows, sight.tokens.shape[2]))
     mask = None if sight.mask is None else jnp.broadcast_to(sight.mask, (rows, *sight.mask.shape[1:]))
     by_query = PartitionSpec(by_row, LENGTH_AXIS, by_head)
     return jax.shard_map(
@@ -117,7 +116,7 @@ def _around(
 def _forward(
     rule: Rule, query: jax.Array, keys: jax.Array, own: jax.Array, whole: jax.Array, mask: jax.Array | None
 ) -> tuple[jax.Array, tuple[Any, ...]]:
-    see = _Tiles(rule, own, whole, mask)
+    see = _tiles(rule, query, own, whole, mask)
 
     def fold(state: tuple[jax.Array, ...], keys: jax.Array, piece: jax.Array) -> tuple[jax.Array, ...]:
         def one(at: "_Tile", state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
@@ -157,7 +156,7 @@ def _forward(
 
 def _backward(rule: Rule, kept: tuple[Any, ...], cotangent: jax.Array) -> tuple[jax.Array, jax.Array, None, None, None]:
     query, keys, own, whole, mask, out, log_sum = kept
-    see = _Tiles(rule, own, whole, mask)
+    see = _tiles(rule, cotangent, own, whole, mask)
     # sum_s p_s dp_s, which the gradient of a softmax subtracts from each dp_s.
     mean = jnp.sum(cotangent.astype(jnp.float32) * out.astype(jnp.float32), -1, keepdims=True)
 
@@ -253,10 +252,22 @@ class _Tile(NamedTuple):
         return jax.lax.dynamic_update_slice_in_dim(array, part, self.key_at, axis=-2)
 
 
+def _tiles(rule: Rule, activations: jax.Array, own: jax.Array, whole: jax.Array, mask: jax.Array | None) -> "_Tiles":
+    """What is seen, made to depend on the layer's activations.
+
+    It does not; but what is the same in every layer JAX computes before the loop over layers, once and for all tiles:
+    a mask ``[T, T]``.
+    """
+    first, own, whole, mask, _ = jax.lax.optimization_barrier((jnp.int32(0), own, whole, mask, activations))
+    return _Tiles(rule, first, own, whole, mask)
+
+
 class _Tiles(NamedTuple):
     """This device's queries against a piece of the row, tile by tile."""
 
     rule: Rule
+    first: jax.Array
+    """int32 0, the number of the first tile."""
     own: jax.Array
     whole: jax.Array
     mask: jax.Array | None
@@ -269,7 +280,7 @@ class _Tiles(NamedTuple):
         def step(state: Any, number: jax.Array) -> tuple[Any, None]:
             return one(self._tile(number // count, number % count, -(-length // count), piece), state), None
 
-        return jax.lax.scan(step, state, jnp.arange(count * count))[0]
+        return jax.lax.scan(step, state, self.first + jnp.arange(count * count))[0]
 
     def _tile(self, row: jax.Array, column: jax.Array, size: int, piece: jax.Array) -> _Tile:
         length = self.own.shape[-1]
