@@ -54,6 +54,8 @@ VARIANTS = {
     "data 2, fsdp 2, tensor 2": {"mesh": "data=2,fsdp=2,tensor=2"},
     "micro-batches on a mesh": {"mesh": "data=2,tensor=2", "accumulation": 2},
     "recomputed activations": {"remat": "full"},
+    "sequence 4": {"mesh": "sequence=4"},
+    "data 2, sequence 2, tensor 2": {"mesh": "data=2,sequence=2,tensor=2"},
 }
 
 
