@@ -48,15 +48,23 @@ def input_sharding(mesh: Mesh) -> NamedSharding | None:
 
 
 def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
-    """Refuse a global batch whose rows do not divide into accumulation x data shards.
+    """Refuse a global batch whose rows do not divide into accumulation x data shards, or whose tokens of a row do not
+    divide into the mesh's pieces.
 
-    The batch that stands beside another (its field ``pretraining``) has a number of rows of its own; each divides.
+    The batch that stands beside another (its field ``pretraining``) has rows of its own; each divides.
 
     Raises:
         InputError: naming the flags.
         ValueError: leaves of one batch that differ in rows.
     """
-    shards = data_shards(mesh)
+    shards, pieces = data_shards(mesh), length_shards(mesh)
+    for one in (batch, getattr(batch, "pretraining", None)):
+        length = one.tokens.shape[-1] if hasattr(one, "tokens") else 0
+        if length % pieces:
+            raise InputError(
+                f"--mesh: rows of {length} tokens do not divide into sequence={pieces} pieces; "
+                f"data.make_batches(pieces={pieces}) pads them"
+            )
     rows: dict[bool, set[int]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         beside = bool(path) and getattr(path[0], "name", None) == "pretraining"

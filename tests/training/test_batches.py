@@ -48,9 +48,12 @@ def test_tokens_and_targets_lie_in_pieces_where_these_divide_them():
         assert size(laid.pretraining.extras["trunk"]) == (2, beside.tokens.shape[1] // 4, 6)
         for one, other in zip(*map(jax.tree.leaves, (laid, host)), strict=True):
             np.testing.assert_array_equal(one, other)
-    odd = put_batch(make_batches(examples, **options, pack=True, max_length=19)[0], mesh)
-    assert odd.tokens.addressable_shards[0].data.shape == (2, 19)
-    assert odd.targets.addressable_shards[0].data.shape == (2, odd.targets.shape[1] // 4)
+    odd = make_batches(examples, **options, pack=True, max_length=19)[0]
+    assert odd.tokens.shape[1] == 19
+    with pytest.raises(InputError, match="--mesh: rows of 19 tokens do not divide into sequence=4 pieces"):
+        put_batch(odd, mesh)
+    fewer = put_batch(host.replace(targets=host.targets[..., :5], target_mask=host.target_mask[..., :5]), mesh)
+    assert fewer.targets.addressable_shards[0].data.shape == (2, 2, 5)
 
 
 def test_the_text_beside_has_its_own_and_divides_too():
