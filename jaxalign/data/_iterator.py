@@ -84,10 +84,12 @@ def make_batches(
     process_count: int = 1,
     pad_token: int = 0,
     beside: BatchSource | None = None,
+    pieces: int = 1,
 ) -> BatchSource:
     """The batches of examples: a :class:`BatchPlan` of their sizes and the :class:`BatchSource` that follows it.
 
-    ``batch_size`` is in rows, over all processes; ``max_length`` in tokens of a row. Raises ``InputError``.
+    ``batch_size`` is in rows, over all processes; ``max_length`` in tokens of a row; ``pieces`` is what divides the
+    length of rows. Raises ``InputError``.
     """
     drawn, mixture = None, None
     if isinstance(examples, Sequence):
@@ -113,6 +115,7 @@ def make_batches(
         layout=layout,
         mixture=mixture,
         drawn=drawn,
+        pieces=pieces,
     )
     return BatchSource(
         examples,

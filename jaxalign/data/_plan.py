@@ -121,7 +121,8 @@ class BatchPlan:
 
     ``pack=True`` puts several examples into one row of at most ``max_length`` tokens by first-fit-decreasing among
     neighbours in the epoch's order. All shapes are fixed for the run: T and S are the longest row's, rounded up to a
-    multiple of 8 (T at most ``max_length``), and the packing of later epochs stays within those of the first.
+    multiple of 8 (T at most ``max_length``), and the packing of later epochs stays within those of the first. Both are
+    then padded to a multiple of ``pieces``, into which a mesh may split rows; what lies in which row is the same.
 
     Examples that are drawn anew each time they are used have ``sizes`` that are the largest they can be, and
     ``drawn(entries [n, 2]) -> [n, 5]``, the sizes that they have, by which they are packed.
@@ -142,6 +143,7 @@ class BatchPlan:
         layout: PairLayout = "shared",
         mixture: Mixture | None = None,
         drawn: Callable[[np.ndarray], np.ndarray] | None = None,
+        pieces: int = 1,
     ) -> None:
         if mixture is not None and not shuffle:
             raise InputError("a mixture by weights is shuffled; examples in order are of their own number")
@@ -170,8 +172,8 @@ class BatchPlan:
             used = np.maximum(used, packed)
         self._capacity = np.array([min(_round_up(used[0]), cap), _round_up(used[1]), *used[2:]])
         self.shape = BatchShape(
-            tokens=int(self._capacity[0]),
-            targets=int(self._capacity[1]),
+            tokens=_round_up(self._capacity[0], pieces),
+            targets=_round_up(self._capacity[1], pieces),
             pairs=int(self._capacity[2]),
             sequences=int(self._capacity[3]),
             examples=int(self._capacity[4]),
@@ -273,5 +275,5 @@ class BatchPlan:
         return rows
 
 
-def _round_up(length: int) -> int:
-    return -(-int(length) // _MULTIPLE) * _MULTIPLE
+def _round_up(length: int, multiple: int = _MULTIPLE) -> int:
+    return -(-int(length) // multiple) * multiple

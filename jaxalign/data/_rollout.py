@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -83,13 +84,14 @@ def response_batch(
     prompt_width: int,
     record_ids: Sequence[int],
     pad_token: int = 0,
+    pieces: int = 1,
     **extras: Any,
 ) -> Batch:
     """Rows ``[prompt | response]`` in the fixed shape ``[B, T]``, target t of a row being token t of its response.
 
-    T is ``prompt_width`` + N, rounded up to a multiple of 8. ``source_index[b, t]`` is the token before response token
-    t, for every t < N, masked ones included: where a row has room, target N' of a response of N' tokens has the
-    response's last token as its source, whose hidden state is read for what comes after the response.
+    T is ``prompt_width`` + N, rounded up to a multiple of 8 and of ``pieces``. ``source_index[b, t]`` is the token
+    before response token t, for every t < N, masked ones included: where a row has room, target N' of a response of N'
+    tokens has the response's last token as its source, whose hidden state is read for what comes after the response.
 
     Args:
       prompts: B lists of ids, of at most ``prompt_width``.
@@ -97,13 +99,15 @@ def response_batch(
       prompt_width: the longest prompt of the run, so that all its batches have one shape.
       record_ids: B numbers by which errors name a row.
       pad_token: the id written into padding; it carries no meaning.
+      pieces: into which a mesh splits rows.
       extras: arrays ``[B, ...]`` to carry.
 
     Raises:
       ValueError: arrays that do not fit together.
     """
     rows, width = np.shape(tokens)
-    length = -(-(prompt_width + width) // _MULTIPLE) * _MULTIPLE
+    multiple = math.lcm(_MULTIPLE, pieces)
+    length = -(-(prompt_width + width) // multiple) * multiple
     lengths = np.asarray([len(prompt) for prompt in prompts])
     if len(lengths) != rows or np.shape(mask) != (rows, width) or lengths.min() < 1 or lengths.max() > prompt_width:
         raise ValueError(

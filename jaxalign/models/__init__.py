@@ -6,7 +6,7 @@ sampling policy lives here; torch is never imported.
 
 from jaxalign.models._adapter import init_lora, lora_axes, merge_lora
 from jaxalign.models._attention import visibility
-from jaxalign.models._axes import logical_axes
+from jaxalign.models._axes import PARAMETER_AXES, logical_axes
 from jaxalign.models._block import Block
 from jaxalign.models._cache import Cache, init_cache
 from jaxalign.models._classifier import Labels, classify, load_classifier, load_labels
@@ -22,10 +22,12 @@ from jaxalign.models._reward_model import RewardModel, add_score_head, load_rewa
 from jaxalign.models._rope import RopeScaling
 from jaxalign.models._save import save_pretrained
 from jaxalign.models._scores import target_entropy, target_log_probs
+from jaxalign.models._take import take_tokens
 from jaxalign.models._tokenizer_files import TokenizerFiles
 from jaxalign.models.encoders import EncoderConfig
 
 __all__ = [
+    "PARAMETER_AXES",
     "Block",
     "Cache",
     "EncoderConfig",
@@ -61,6 +63,7 @@ __all__ = [
     "save_pretrained",
     "save_reward_model",
     "score",
+    "take_tokens",
     "target_entropy",
     "target_log_probs",
     "trunk",

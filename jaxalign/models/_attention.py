@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from jaxalign.models._config import ModelConfig
+from jaxalign.models._mesh import ambient_mesh, length_axis
 from jaxalign.models._rope import Tables, rotary_tables
 
 
@@ -57,19 +58,30 @@ def default_positions(example: jax.Array, branch: jax.Array) -> jax.Array:
     return jnp.maximum(before.sum(-1, dtype=jnp.int32) - 1, 0)
 
 
+class Sight(NamedTuple):
+    """Who sees whom, as what ``visibility`` reads, where its ``[T, T]`` result is too large to hold."""
+
+    tokens: jax.Array
+    """int ``[3, B or 1, T]``: example, branch and position."""
+    mask: jax.Array | None = None
+    """bool ``[B or 1, T, T]`` of the caller's, and-ed."""
+
+
 class View(NamedTuple):
     """What a layer's attention is told about its tokens."""
 
     tables: Tables | None
     """Rotary cos and sin of the tokens' positions."""
-    visible: jax.Array
-    """bool ``[B or 1, T, S]``: the whole rule, windows included."""
+    visible: jax.Array | None
+    """bool ``[B or 1, T, S]``: the whole rule, windows included; None where ``sight`` stands for it."""
     window: int | None = None
     """The layer's window, which ``visible`` already holds: for kernels that make their own mask."""
     example: jax.Array | None = None
     """int ``[B or 1, T]``, where several examples or padding share a row."""
     ordered: bool = False
     """The rule is: same example, causal by index. False where branches, or a mask of the caller's, add to it."""
+    sight: Sight | None = None
+    """Set where the mesh splits rows of tokens and a ring attends (``_ring``)."""
 
 
 def views(
@@ -81,6 +93,8 @@ def views(
 ) -> dict[int | None, View]:
     """One ``View`` a window that the model has.
 
+    Where the ambient mesh splits rows of T tokens it holds no ``visible``, unless ``config.attention`` asks for "xla".
+
     Args:
         config: the model.
         positions: int ``[B or 1, T]``, increasing along an example (and each of its branches).
@@ -90,13 +104,19 @@ def views(
     plain = jnp.ones((1, positions.shape[-1]), jnp.int32)
     examples = plain if example is None else example
     branches = 0 * plain if branch is None else branch
+    sight = None
+    if length_axis(ambient_mesh(), positions.shape[-1]) is not None and config.attention != "xla":
+        tokens = jnp.stack(jnp.broadcast_arrays(examples, branches, positions))
+        sight = Sight(tokens, attention_mask)
     found = {}
     for window in dict.fromkeys(config.layer_windows):
-        visible = visibility(examples, branches, positions, examples, branches, positions, window)
-        if attention_mask is not None:
-            visible = visible & attention_mask
+        visible = None
+        if sight is None:
+            visible = visibility(examples, branches, positions, examples, branches, positions, window)
+            if attention_mask is not None:
+                visible = visible & attention_mask
         tables = rotary_tables(config, positions, local=window is not None)
-        found[window] = View(tables, visible, window, example, branch is None and attention_mask is None)
+        found[window] = View(tables, visible, window, example, branch is None and attention_mask is None, sight)
     return found
 
 

@@ -22,6 +22,15 @@ _PARTS: dict[str, dict[str, tuple[str, ...]]] = {
 }
 
 
+_TABLES = ("embed", "project_out", "unembed", "score")
+PARAMETER_AXES = (
+    *(axes for part in _TABLES for axes in _PARTS[part].values()),
+    # Of a layer's kernel and the two sides of its adapter at once: each axis of the one meets the rank in the other.
+    *(("layers", *axes, "rank") for part in _PARTS if part not in _TABLES for axes in _PARTS[part].values()),
+)
+"""The logical axes that lie in one parameter, of any model: what one table of rules must be able to split."""
+
+
 def logical_axes(config: ModelConfig) -> Params:
     """The parameter tree with, at each leaf, a tuple of the logical names of its axes.
 

@@ -107,6 +107,7 @@ class Block(nn.Module):
             if cache is None:
                 mixed = attend(config, query, key, value, view)
             else:
+                assert view.visible is not None
                 cache = cache.write(key, value, layer, column)
                 mixed = attention(
                     query,

@@ -14,6 +14,7 @@ from jaxalign.models._config_file import read_fields
 from jaxalign.models._decoder import Params, apply, score
 from jaxalign.models._hub import local_folder
 from jaxalign.models._load import load_config, load_pretrained
+from jaxalign.models._take import take_tokens
 from jaxalign.models.encoders import ENCODERS, EncoderConfig, encoder_logits
 from jaxalign.models.encoders._load import load_encoder
 from jaxalign.models.families import FAMILIES
@@ -85,7 +86,7 @@ def classify(config: EncoderConfig | ModelConfig, params: Params, tokens: jax.Ar
         return encoder_logits(config, params, tokens, mask)
     hidden = apply(config, params, tokens, example=mask.astype(jnp.int32))
     last = mask.shape[-1] - 1 - jnp.argmax(mask[:, ::-1].astype(bool), axis=-1)
-    return score(config, params, jnp.take_along_axis(hidden, last[:, None, None], axis=1)[:, 0])
+    return score(config, params, take_tokens(hidden, last[:, None])[:, 0])
 
 
 def _read_fields(folder: Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "activation": ("silu", "gelu", "gelu_tanh", "relu"),
     "remat": ("none", "full", "dots"),
     "compute_dtype": ("float32", "bfloat16"),
-    "attention": ("auto", "xla", "cudnn", "splash"),
+    "attention": ("auto", "xla", "cudnn", "splash", "ring"),
 }
 SIZES = ("vocab_size", "width", "layers", "heads", "kv_heads", "head_dim", "mlp_width", "max_positions")
 
@@ -116,7 +116,7 @@ class ModelConfig:
     """What the backward pass recomputes: nothing, whole blocks, or everything but matrix products."""
     compute_dtype: Literal["float32", "bfloat16"] = "float32"
     """Dtype of activations; parameters are cast to it at use. Norm statistics and softmax stay float32."""
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
+    attention: Literal["auto", "xla", "cudnn", "splash", "ring"] = "auto"
     """Which kernel attends; ``auto`` asks the table in ``jaxalign.models._kernels``."""
     lora: LoRA | None = None
     """The adapter whose leaves may lie beside the kernels; parameters without such leaves are the plain model's."""

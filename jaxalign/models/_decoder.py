@@ -19,7 +19,7 @@ from jaxalign.models._attention import View, default_positions, views
 from jaxalign.models._block import INIT_STD, Block
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._embedding import embed_tokens
-from jaxalign.models._mesh import constrain_rows
+from jaxalign.models._mesh import constrain_tokens
 from jaxalign.models._norm import init_norm, normalise
 from jaxalign.models._stack import run_stack
 
@@ -118,7 +118,7 @@ def apply(
         hidden = _embed(config, params, tokens, positions)
         first = 0
     else:
-        hidden = trunk.reshape(-1, *trunk.shape[-2:]).astype(config.compute_dtype)
+        hidden = constrain_tokens(trunk.reshape(-1, *trunk.shape[-2:]).astype(config.compute_dtype))
         first = 1
     keys = None if dropout_keys is None else dropout_keys.reshape(-1, dropout_keys.shape[-1])
     for index in range(first, len(config.stacks)):
@@ -236,4 +236,4 @@ def _views(
 
 
 def _embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    return constrain_rows(embed_tokens(config, params["embed"], tokens.reshape(-1, tokens.shape[-1]), positions))
+    return constrain_tokens(embed_tokens(config, params["embed"], tokens.reshape(-1, tokens.shape[-1]), positions))

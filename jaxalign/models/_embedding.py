@@ -5,7 +5,7 @@ import jax.numpy as jnp
 from jax.sharding import AbstractMesh, PartitionSpec
 
 from jaxalign.models._config import ModelConfig
-from jaxalign.models._mesh import VOCABULARY_AXIS, WEIGHT_AXIS, ambient_mesh, row_axes
+from jaxalign.models._mesh import VOCABULARY_AXIS, WEIGHT_AXIS, ambient_mesh, length_axis, row_axes
 
 
 def embed_tokens(
@@ -25,7 +25,7 @@ def embed_tokens(
     mesh = ambient_mesh()
     rows = () if mesh is None else row_axes(mesh, tokens.shape[0])
     table = tables["tokens"]
-    if mesh is not None and rows:
+    if mesh is not None and (rows or length_axis(mesh, tokens.shape[1])):
         hidden = _sharded_lookup(mesh, rows, table, tokens)
     else:
         hidden = _lookup(_whole(mesh, table), tokens)
@@ -52,7 +52,8 @@ def _whole(mesh: AbstractMesh | None, table: jax.Array) -> jax.Array:
 
 
 def _sharded_lookup(mesh: AbstractMesh, rows: tuple[str, ...], table: jax.Array, tokens: jax.Array) -> jax.Array:
-    """Each device looks its rows' tokens up in its slice of the vocabulary; slices that do not hold them add zeros.
+    """Each device looks the tokens of its rows (its pieces of rows) up in its slice of the vocabulary; slices that do
+    not hold them add zeros.
 
     Left to itself, XLA replicates the looked-up activations where both table and tokens are split.
     """
@@ -71,4 +72,5 @@ def _sharded_lookup(mesh: AbstractMesh, rows: tuple[str, ...], table: jax.Array,
         return jax.lax.psum(jnp.where(here[..., None], _lookup(table, ids), 0), VOCABULARY_AXIS)
 
     spec = PartitionSpec(VOCABULARY_AXIS if split else None, WEIGHT_AXIS if gathered else None)
-    return jax.shard_map(local, in_specs=(PartitionSpec(rows), spec), out_specs=PartitionSpec(rows))(tokens, table)
+    place = PartitionSpec(rows or None, length_axis(mesh, tokens.shape[1]))
+    return jax.shard_map(local, in_specs=(place, spec), out_specs=place)(tokens, table)

@@ -4,9 +4,10 @@
     cudnn   NVIDIA GPUs, bfloat16 or float16, head size a multiple of 8 up to 128 (256 on Hopper and later), no
             soft-cap; causal and windowed masks natively, any other as an additive bias
     splash  TPUs (Pallas), masks that are causal by index within an example, rows a multiple of 128 tokens
+    ring    everywhere, any mask, soft-caps, where the mesh splits rows of tokens (its axis sequence): ``_ring``
 
-``auto`` takes a platform's own kernel where it makes the mask natively and XLA elsewhere; naming a kernel that cannot
-do what is asked is an error. The choice is logged once for each reason.
+``auto`` takes the ring where rows are split, elsewhere a platform's own kernel where it makes the mask natively, and
+XLA; naming a kernel that cannot do what is asked is an error. The choice is logged once for each reason.
 """
 
 import functools
@@ -20,6 +21,7 @@ from jaxalign.errors import InputError
 from jaxalign.models._attention import View, attention
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._mesh import VOCABULARY_AXIS, ambient_mesh, row_axes
+from jaxalign.models._ring import ring_attention
 
 logger = logging.getLogger(__name__)
 
@@ -43,6 +45,21 @@ def attend(config: ModelConfig, query: jax.Array, key: jax.Array, value: jax.Arr
         InputError: a kernel asked for by name that cannot do this.
     """
     kernel = choose(config, query.dtype, query.shape[1], view, jax.default_backend())
+    if kernel == "ring":
+        mesh = ambient_mesh()
+        assert mesh is not None
+        assert view.sight is not None
+        return ring_attention(
+            mesh,
+            query,
+            key,
+            value,
+            view.sight,
+            window=view.window,
+            scale=config.attention_scale,
+            soft_cap=config.attention_soft_cap,
+        )
+    assert view.visible is not None
     if kernel == "cudnn":
         return _cudnn(config, query, key, value, view)
     if kernel == "splash":
@@ -63,9 +80,11 @@ def choose(config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platf
     Raises:
         InputError: ``config.attention`` names a kernel that cannot do this; the message says why.
     """
+    split = "rows of tokens are split over the mesh's sequence axis, where ring attends" if view.sight else None
     obstacles = {
-        "cudnn": _cudnn_obstacle(config, dtype, platform),
-        "splash": _splash_obstacle(length, view),
+        "cudnn": split or _cudnn_obstacle(config, dtype, platform),
+        "splash": split or _splash_obstacle(length, view),
+        "ring": None if split else "rows of tokens are whole; it needs --mesh sequence=N, N dividing them",
     }
     if config.attention in obstacles:
         obstacle = obstacles[config.attention]
@@ -73,7 +92,9 @@ def choose(config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platf
             raise InputError(f"ModelConfig.attention = {config.attention!r}: {obstacle}")
         return config.attention
     kernel, reason = "xla", f"on {platform}"
-    if config.attention == "xla":
+    if split:
+        kernel, reason = "ring", "rows of tokens are split"
+    elif config.attention == "xla":
         reason = "asked for"
     elif platform == "gpu":
         native = None if view.ordered and view.example is None else "the mask is more than causal"
@@ -114,7 +135,7 @@ def _cudnn(config: ModelConfig, query: jax.Array, key: jax.Array, value: jax.Arr
         query,
         key,
         value,
-        mask=None if native else view.visible[:, None],
+        mask=None if native or view.visible is None else view.visible[:, None],
         scale=config.attention_scale,
         is_causal=native,
         local_window_size=None if view.window is None or not native else (view.window - 1, 0),

@@ -21,7 +21,7 @@ from jaxalign.models._decoder import Params
 from jaxalign.models._hub import local_folder
 from jaxalign.models._safetensors import TensorFolder
 from jaxalign.models.families import Family, Weight
-from jaxalign.sharding import make_from_shards, partition_spec
+from jaxalign.sharding import RULES, Rules, make_from_shards, partition_spec
 
 THREADS = 8
 CHUNK = 64 << 20  # bytes of a tensor that one thread copies at a time
@@ -36,6 +36,7 @@ def load_pretrained(
     *,
     dtype: Any = None,
     mesh: jax.sharding.Mesh | None = None,
+    rules: Rules = RULES,
     revision: str | None = None,
 ) -> tuple[ModelConfig, Params]:
     """Read a Hugging Face model folder: config.json and safetensors, single or sharded, of a language model or of a
@@ -49,7 +50,8 @@ def load_pretrained(
         folder_or_hub_id: a local folder, or an id on the Hugging Face hub (weights, configs and tokenizer files are
             then downloaded to its cache; offline, the cache is what there is).
         dtype: of the parameters; None keeps the files'.
-        mesh: shard the parameters over this mesh by the rules of ``jaxalign.sharding``.
+        mesh: shard the parameters over this mesh.
+        rules: by this table of ``jaxalign.sharding``.
         revision: of a hub id: a branch, a tag or a commit.
 
     Returns:
@@ -81,7 +83,7 @@ def load_pretrained(
             reader = _Leaf(tensors, weight, part, files, _dtype(tensors, files, dtype))
             sharding = None
             if mesh is not None:
-                sharding = NamedSharding(mesh, partition_spec(get(axes, path), reader.shape, mesh))
+                sharding = NamedSharding(mesh, partition_spec(get(axes, path), reader.shape, mesh, rules))
             array = make_from_shards(reader.shape, reader.dtype, sharding, reader.read)
             _set(params, path, array)
     return config, params

@@ -8,6 +8,7 @@ from jax.sharding import AbstractMesh, AxisType, PartitionSpec
 ROW_AXES = ("data", "fsdp")
 WEIGHT_AXIS = "fsdp"
 VOCABULARY_AXIS = "tensor"
+LENGTH_AXIS = "sequence"
 
 
 def ambient_mesh() -> AbstractMesh | None:
@@ -30,6 +31,17 @@ def row_axes(mesh: AbstractMesh, rows: int) -> tuple[str, ...]:
     return axes if rows % parts == 0 else ()
 
 
+def length_shards(mesh: AbstractMesh | None) -> int:
+    """Into how many pieces the mesh splits a row of tokens."""
+    return 1 if mesh is None else int(mesh.shape.get(LENGTH_AXIS, 1))
+
+
+def length_axis(mesh: AbstractMesh | None, length: int) -> str | None:
+    """The mesh axis that rows of ``length`` tokens are split over; None where there is none or it does not divide."""
+    shards = length_shards(mesh)
+    return LENGTH_AXIS if shards > 1 and length % shards == 0 else None
+
+
 def constrain_rows(array: jax.Array, axis: int = 0) -> jax.Array:
     """Hold an array row-sharded under the ambient mesh; rows that do not divide stay as they lie.
 
@@ -44,6 +56,15 @@ def constrain_rows(array: jax.Array, axis: int = 0) -> jax.Array:
     if not axes:
         return array
     return jax.lax.with_sharding_constraint(array, PartitionSpec(*(None,) * axis, axes))
+
+
+def constrain_tokens(array: jax.Array) -> jax.Array:
+    """Hold activations ``[B, T, ...]`` split by rows and, on a mesh with a sequence axis, by pieces of every row."""
+    mesh = ambient_mesh()
+    length = length_axis(mesh, array.shape[1])
+    if mesh is None or length is None:
+        return constrain_rows(array)
+    return jax.lax.with_sharding_constraint(array, PartitionSpec(row_axes(mesh, array.shape[0]) or None, length))
 
 
 def row_shards() -> int:

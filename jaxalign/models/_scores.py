@@ -9,7 +9,16 @@ from jax.sharding import AbstractMesh, PartitionSpec
 from jaxalign import losses
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._decoder import Params, unembedding
-from jaxalign.models._mesh import VOCABULARY_AXIS, WEIGHT_AXIS, ambient_mesh, row_axes
+from jaxalign.models._mesh import (
+    LENGTH_AXIS,
+    VOCABULARY_AXIS,
+    WEIGHT_AXIS,
+    ambient_mesh,
+    length_axis,
+    length_shards,
+    row_axes,
+)
+from jaxalign.models._take import pad_to, take_around
 
 
 def target_log_probs(
@@ -28,6 +37,8 @@ def target_log_probs(
     Under an ambient mesh (``jax.set_mesh``) of several devices this is a ``shard_map``: rows over ("data", "fsdp"),
     the vocabulary over "tensor" where that divides it. Each device walks its own slices, and the unembedding gradient
     is reduced once, in the parameters' dtype, after the walk. Rows that do not divide are scored by every device.
+    Over "sequence" the targets are shared out: each device multiplies its share of a row's with the vocabulary, and
+    the hidden states go round until every source has come by.
 
     Args:
         config: the model (static).
@@ -92,10 +103,12 @@ def _score(
     bias: jax.Array | None,
     temperature: float,
     vocabulary_axis: str | None,
+    around: bool = False,
 ) -> jax.Array:
     # By way of float32: where several targets have one source, its gradient is a sum.
     wide = hidden.astype(jnp.promote_types(hidden.dtype, jnp.float32))
-    sources = jnp.take_along_axis(wide, index[..., None], axis=1).astype(hidden.dtype)
+    taken = take_around(wide, index) if around else jnp.take_along_axis(wide, index[..., None], axis=1)
+    sources = taken.astype(hidden.dtype)
     options: dict[str, Any] = {
         "bias": bias,
         "soft_cap": config.logit_soft_cap,
@@ -122,7 +135,12 @@ def _sharded(
     vocabulary_axis = VOCABULARY_AXIS if tensor > 1 and matrix.shape[0] % tensor == 0 else None
     # The matrix arrives as its shards and is gathered here, so that its gradient leaves by one reduce-scatter.
     gathered = WEIGHT_AXIS in rows and matrix.shape[1] % mesh.shape[WEIGHT_AXIS] == 0
-    by_row = PartitionSpec(rows)
+    length = length_axis(mesh, hidden.shape[1])
+    shares = length_shards(mesh)
+    # What tells devices apart that compute from the same matrix.
+    among = rows if shares == 1 else (*rows, LENGTH_AXIS)
+    by_row = PartitionSpec(rows or None, LENGTH_AXIS if shares > 1 else None)
+    by_piece = PartitionSpec(rows or None, length)
 
     def local(
         hidden: jax.Array, index: jax.Array, ids: jax.Array | None, matrix: jax.Array, bias: jax.Array | None
@@ -131,16 +149,18 @@ def _sharded(
             matrix = jax.lax.all_gather(matrix, WEIGHT_AXIS, axis=1, tiled=True)
         # Cast to varying before the cast to the compute dtype: the gradient's sum over devices is then in the
         # parameters' dtype, not in bfloat16.
-        missing = tuple(axis for axis in rows if not (gathered and axis == WEIGHT_AXIS))
+        missing = tuple(axis for axis in among if not (gathered and axis == WEIGHT_AXIS))
         if missing:
             matrix = jax.lax.pcast(matrix, missing, to="varying")
-        if rows and bias is not None:
-            bias = jax.lax.pcast(bias, rows, to="varying")
-        return _score(config, hidden, index, ids, matrix, bias, temperature, vocabulary_axis)
+        if among and bias is not None:
+            bias = jax.lax.pcast(bias, among, to="varying")
+        return _score(config, hidden, index, ids, matrix, bias, temperature, vocabulary_axis, length is not None)
 
     matrix_spec = PartitionSpec(vocabulary_axis, WEIGHT_AXIS if gathered else None)
-    return jax.shard_map(
+    shared = pad_to(shares, index), None if ids is None else pad_to(shares, ids)
+    scores = jax.shard_map(
         local,
-        in_specs=(by_row, by_row, by_row, matrix_spec, PartitionSpec(vocabulary_axis)),
+        in_specs=(by_piece, by_row, by_row, matrix_spec, PartitionSpec(vocabulary_axis)),
         out_specs=by_row,
-    )(hidden, index, ids, matrix, bias)
+    )(hidden, *shared, matrix, bias)
+    return scores[:, : index.shape[1]]

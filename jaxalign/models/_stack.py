@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jaxalign.models._attention import View
 from jaxalign.models._block import Block
 from jaxalign.models._config import ModelConfig
-from jaxalign.models._mesh import constrain_rows
+from jaxalign.models._mesh import constrain_tokens
 from jaxalign.models._project import PRODUCT
 
 
@@ -41,7 +41,7 @@ def run_stack(
         if dropout_keys is not None:
             keys = jax.vmap(jax.vmap(lambda key: jax.random.fold_in(key, index)))(dropout_keys)
         out = block.apply({"params": parameters}, hidden, seen[window], dropout_keys=keys)
-        return constrain_rows(out[0])
+        return constrain_tokens(out[0])
 
     if config.remat == "full":
         layer = jax.checkpoint(layer, prevent_cse=False, static_argnums=0)

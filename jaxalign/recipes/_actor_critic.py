@@ -55,7 +55,7 @@ class ActorCritic:
         else:
             value_hidden = self._hidden(self.critic.config, params["value"], frozen["value_base"], batch)
             head = models.combine(params["value"], frozen["value_base"])
-        sources = jnp.take_along_axis(value_hidden, batch.source_index[..., None], axis=1)
+        sources = models.take_tokens(value_hidden, batch.source_index)
         mean, std = frozen["value_moments"]
         return log_probs, (models.score(self.value_config, head, sources)[..., 0] - mean) / std, hidden
 
@@ -156,7 +156,8 @@ def make_actor_critic(
         reward_config = reward.config.replace(compute_dtype=config.dtype, attention=config.attention)
         axes = models.logical_axes(reward_config)
         shapes = jax.eval_shape(lambda: models.init(reward_config, jax.random.key(0)))
-        frozen["reward"] = sharding.shard_tree(reward.params, sharding.tree_shardings(axes, shapes, mesh))
+        layout = sharding.tree_shardings(axes, shapes, mesh, config.rules)
+        frozen["reward"] = sharding.shard_tree(reward.params, layout)
         frozen["reward_moments"] = _moments((reward.mean, reward.std), mesh)
     found = ActorCritic(policy, split, reward_config, config.temperature)
     trainable = {"policy": policy.trainable, "value": value}

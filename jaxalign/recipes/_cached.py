@@ -188,6 +188,7 @@ def _map_rows(
         num_epochs=1,
         process_index=part,
         process_count=parts,
+        pieces=sharding.length_shards(mesh),
     )
     found: list[np.ndarray] = []
     waiting: jax.Array | None = None

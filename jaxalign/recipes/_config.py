@@ -7,7 +7,8 @@ from typing import Any, Literal
 
 from jaxalign.data import Truncation
 from jaxalign.errors import InputError
-from jaxalign.models import LoRA
+from jaxalign.models import PARAMETER_AXES, LoRA
+from jaxalign.sharding import Rules, parse_rules
 from jaxalign.training import OptimizerConfig
 
 __all__ = ["UNCHECKED", "FitConfig", "FolderConfig", "RunConfig", "TrainConfig"]
@@ -15,7 +16,7 @@ __all__ = ["UNCHECKED", "FitConfig", "FolderConfig", "RunConfig", "TrainConfig"]
 # Fields that may change between a run and its continuation; any other change is an error.
 UNCHECKED = frozenset({
     "max_steps", "epochs", "save_every", "keep_checkpoints", "log_every", "eval_every", "tensorboard", "output_dir",
-    "mesh", "save_dtype", "normalise_dataset", "normalise_variance",
+    "mesh", "sharding_rules", "save_dtype", "normalise_dataset", "normalise_variance",
 })  # fmt: skip
 
 
@@ -60,12 +61,18 @@ class TrainConfig:
     frozen_dtype: Literal["float32", "bfloat16"] | None = None
     """Type of frozen layers and of the reference; None = the model folder's own. bfloat16 needs ``dtype`` bfloat16 and
     then changes no number of the run; ``final`` holds frozen layers as they are then, rounded."""
-    attention: Literal["auto", "xla", "cudnn", "splash"] = "auto"
-    """Which kernel attends: the platform's table decides, or one is named; one that cannot do it is an error."""
+    attention: Literal["auto", "xla", "cudnn", "splash", "ring"] = "auto"
+    """Which kernel attends: the platform's table decides (with ``mesh`` sequence=N the ring), or one is named; one that
+    cannot do it is an error."""
     remat: Literal["none", "full", "dots"] = "none"
     """What the backward pass computes again instead of keeping: nothing, whole layers, or all but matrix products."""
     mesh: str = ""
-    """Devices by axis, e.g. "data=1,fsdp=8,tensor=1"; -1 takes the rest; empty = all devices on fsdp."""
+    """Devices by axis, e.g. "data=1,fsdp=8,tensor=1"; -1 takes the rest; empty = all devices on fsdp. For rows too long
+    for one device, "fsdp=2,sequence=4" splits every row into 4 pieces."""
+    sharding_rules: tuple[str, ...] = ()
+    """Which mesh axes split which axis of parameters, where it is not as usual: "vocab=fsdp" "embed=tensor"; several
+    as "embed=fsdp,sequence", none as "vocab=". Axes: embed, heads, kv_heads, mlp, vocab, head_dim, layers, positions,
+    labels, norm, rank."""
     seed: int = 0
     """Seed of the data order and of all randomness."""
 
@@ -83,6 +90,7 @@ class TrainConfig:
         _at_least(self, 1, "max_steps", "epochs", "batch_size", "accumulation")
         _at_least(self, 1, "save_every", "keep_checkpoints", "log_every")
         self._check_lora()
+        self.rules  # noqa: B018
         if self.frozen_dtype == "bfloat16" and self.dtype == "float32":
             raise InputError("--frozen-dtype: bfloat16 would round what --dtype float32 computes with")
 
@@ -105,6 +113,11 @@ class TrainConfig:
         """The flag by which part of the model does not train, shared with the reference; None = all of it trains."""
         names = ("frozen_layers", "frozen_embeddings", "frozen_parameters", "lora_rank")
         return next((_flag(name) for name in names if getattr(self, name)), None)
+
+    @property
+    def rules(self) -> Rules:
+        """The table from logical axes to mesh axes. Raises ``InputError`` for ``sharding_rules`` that make none."""
+        return parse_rules(self.sharding_rules, PARAMETER_AXES)
 
     @property
     def lora(self) -> LoRA | None:

@@ -62,6 +62,7 @@ def make_source(
             process_index=part,
             process_count=parts,
             pad_token=pad_token,
+            pieces=sharding.length_shards(mesh),
         )
     return data.make_batches(
         examples,
@@ -76,6 +77,7 @@ def make_source(
         max_length=config.row_length,
         layout=config.pair_layout,
         beside=beside,
+        pieces=sharding.length_shards(mesh),
     )
 
 

@@ -52,7 +52,7 @@ def make_rollout_pass(
         split = training.split_rows(batch, config.parts)
 
         def one(index: jax.Array) -> Extras:
-            return part(params, frozen, training.take_part(split, index, rows))
+            return part(params, frozen, training.take_part(split, index, mesh))
 
         stacked = jax.lax.map(one, jnp.arange(config.parts))  # [parts, B / parts, ...]
         joined = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), stacked)
@@ -147,14 +147,13 @@ def make_ppo_step(
         shardings=state_shardings.params,
         accumulation=config.accumulation,
     )
-    rows = sharding.batch_sharding(mesh)
     steps = config.ppo_epochs * config.minibatches
 
     def minibatch(rollout: Batch, key: jax.Array, index: jax.Array) -> Batch:
         if config.minibatches == 1:
             return rollout  # whatever the order, the sums are the same
         chosen = minibatch_rows(key, index, rollout.tokens.shape[0], config.minibatches)
-        return jax.lax.with_sharding_constraint(jax.tree.map(lambda leaf: leaf[chosen], rollout), rows)
+        return training.constrain_batch(jax.tree.map(lambda leaf: leaf[chosen], rollout), mesh)
 
     def step(state: TrainState, frozen: Any, rollout: Batch) -> tuple[TrainState, Metrics]:
         key = jax.random.fold_in(state.key, state.step)

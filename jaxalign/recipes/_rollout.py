@@ -208,6 +208,7 @@ class RolloutSource:
             prompt_width=self._width,
             record_ids=rows,
             pad_token=self._pad_token,
+            pieces=sharding.length_shards(self._mesh),
             finished=np.asarray(samples.finished),
             sampler_log_probs=np.asarray(samples.log_probs),
         )

@@ -98,10 +98,10 @@ def run_recipe(
     run_data = tokenise(tokenizer)
 
     mesh = sharding.parse_mesh(config.mesh)
-    model_config, params = models.load_pretrained(config.model, mesh=mesh)
+    model_config, params = models.load_pretrained(config.model, mesh=mesh, rules=config.rules)
     reference_params: Params | None = None
     if reference is not None:
-        reference_params = models.load_pretrained(reference, mesh=mesh)[1]
+        reference_params = models.load_pretrained(reference, mesh=mesh, rules=config.rules)[1]
     # A folder of the same name may hold other weights by the time a run goes on.
     identity = run_data.identity | {"weights of --model": weights_name(params)}
     if reference_params is not None:

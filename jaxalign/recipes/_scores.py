@@ -77,8 +77,15 @@ def sequence_scores(
     """
     hidden = _hidden(config, params, batch, trunk, dropout_key)
     column, found = _last_columns(batch)
-    by_row = hidden.reshape(hidden.shape[0], -1, hidden.shape[-1])  # the rows of a pair side by side: [B, R T, D]
-    last = jnp.take_along_axis(by_row, column[..., None], axis=1)
+    if batch.tokens.ndim == 2:
+        last = models.take_tokens(hidden, column)
+    else:  # of the rows of a pair, each column's own
+        line, column = jnp.divmod(column, batch.tokens.shape[-1])
+        lines = jnp.arange(batch.tokens.shape[1])
+        of_line = models.take_tokens(
+            hidden, jnp.broadcast_to(column[:, None], (len(column), len(lines), column.shape[1]))
+        )
+        last = jnp.sum(jnp.where((line[:, None] == lines[:, None])[..., None], of_line, 0), axis=1)
     return jnp.where(found, models.score(config, params, last)[..., 0], 0.0)
 
 

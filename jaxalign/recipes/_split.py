@@ -90,7 +90,7 @@ def split_model(model_config: ModelConfig, params: Params, config: TrainConfig, 
             raise InputError("--frozen-parameters: nothing is left that trains")
     else:
         split_config, trainable, base = _adapted(model_config, params, config)
-    layout = _layout(split_config, mesh)
+    layout = _layout(split_config, mesh, config.rules)
     base_layout = _like(layout, base)
     if config.frozen_dtype is not None:
         base = training.cast_parameters(base, config.frozen_dtype)
@@ -125,14 +125,14 @@ def _adapted(model_config: ModelConfig, params: Params, config: TrainConfig) -> 
     return split_config, {**adapter, **head}, {name: part for name, part in base.items() if name != "score"}
 
 
-def _layout(config: ModelConfig, mesh: Mesh) -> Any:
+def _layout(config: ModelConfig, mesh: Mesh, rules: sharding.Rules) -> Any:
     """Where every leaf lies, of the model and of its adapter."""
     axes = models.logical_axes(config)
     shapes = jax.eval_shape(lambda: models.init(config, jax.random.key(0)))
     if config.lora is not None:
         axes = models.combine(models.lora_axes(config), axes)
         shapes = models.combine(jax.eval_shape(lambda: models.init_lora(config, jax.random.key(0))), shapes)
-    return sharding.tree_shardings(axes, shapes, mesh)
+    return sharding.tree_shardings(axes, shapes, mesh, rules)
 
 
 def _rounded(params: Params, dtype: str) -> Params:

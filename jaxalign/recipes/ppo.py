@@ -111,11 +111,11 @@ def run(config: PPOConfig) -> None:
     if config.critic_model is not None:
         critic = _reward_model("--critic-model", config.critic_model, tokenizer)
         identity["weights of --critic-model"] = identity_of(critic)
-    model_config, params = models.load_pretrained(config.model, mesh=mesh)
+    model_config, params = models.load_pretrained(config.model, mesh=mesh, rules=config.rules)
     identity["weights of --model"] = weights_name(params)
     reference = None
     if config.reference is not None:
-        reference = models.load_pretrained(config.reference, mesh=mesh)[1]
+        reference = models.load_pretrained(config.reference, mesh=mesh, rules=config.rules)[1]
         identity["weights of --reference"] = weights_name(reference)
     result = fit_ppo(
         model_config,

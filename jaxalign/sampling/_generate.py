@@ -57,6 +57,7 @@ def generate(
     temperature gives for the same tokens. With temperature 0 (greedy) they are at temperature 1.
 
     Under an ambient mesh (``jax.set_mesh``) rows, and their caches, are split over its ``data`` and ``fsdp`` axes.
+    Along ``sequence`` its devices compute the same: a step decodes one token a row, there is nothing to split.
 
     Programs are compiled per number of rows, length bucket of prompts and of their common prefix (8, 16, 24, 32, 48,
     64, 96 ...), ``max_new_tokens`` (the bucket of the largest where there are many), ``top_k``, and which of the other

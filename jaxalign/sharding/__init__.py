@@ -10,9 +10,13 @@ from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
 from jaxalign.sharding._put import make_from_shards, shard_tree
 from jaxalign.sharding._rules import (
     BATCH_AXES,
+    LENGTH_AXIS,
     RULES,
+    Rules,
     batch_sharding,
     data_shards,
+    length_shards,
+    parse_rules,
     partition_spec,
     replicated,
     row_share,
@@ -21,14 +25,18 @@ from jaxalign.sharding._rules import (
 
 __all__ = [
     "BATCH_AXES",
+    "LENGTH_AXIS",
     "MESH_AXES",
     "RULES",
+    "Rules",
     "batch_sharding",
     "data_shards",
     "initialize_distributed",
+    "length_shards",
     "make_from_shards",
     "make_mesh",
     "parse_mesh",
+    "parse_rules",
     "partition_spec",
     "replicated",
     "row_share",

@@ -1,4 +1,4 @@
-"""The device mesh: three named axes, always the same, whatever the number of devices."""
+"""The device mesh: four named axes, always the same, whatever the number of devices."""
 
 import logging
 from collections.abc import Sequence
@@ -10,12 +10,15 @@ from jaxalign.errors import InputError
 
 logger = logging.getLogger(__name__)
 
-MESH_AXES = ("data", "fsdp", "tensor")
-"""data: rows are split, parameters copied; fsdp: rows and parameters are split; tensor: layers' widths are split."""
+MESH_AXES = ("data", "fsdp", "tensor", "sequence")
+"""data: rows are split, parameters copied; fsdp: rows and parameters are split; tensor: layers' widths are split;
+sequence: the tokens of a row are split."""
 
 
-def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Return the mesh ``("data", "fsdp", "tensor")`` with automatic (compiler-propagated) axes.
+def make_mesh(
+    data: int = 1, fsdp: int = -1, tensor: int = 1, sequence: int = 1, *, devices: Sequence[jax.Device] | None = None
+) -> Mesh:
+    """Return the mesh ``("data", "fsdp", "tensor", "sequence")`` with automatic (compiler-propagated) axes.
 
     At most one size may be -1: it takes all the devices that the others leave. A mesh smaller than the device count
     uses the first devices, which is refused on several processes, where some process would hold no device.
@@ -24,14 +27,15 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Sequen
         data: number of data-parallel groups, each with a whole copy of the (fsdp x tensor sharded) parameters.
         fsdp: number of shards of parameters, optimizer state and rows.
         tensor: number of shards of heads, MLP width and vocabulary.
+        sequence: number of pieces of every row of tokens; neighbours in a row are neighbours in the order of devices.
         devices: the devices to use; all of them if None.
 
     Raises:
         InputError: if a size is neither positive nor -1, two are -1, or the product does not fit the devices.
     """
     available = list(jax.devices() if devices is None else devices)
-    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor}
-    text = ",".join(f"{name}={size}" for name, size in sizes.items())
+    sizes = {"data": data, "fsdp": fsdp, "tensor": tensor, "sequence": sequence}
+    text = ",".join(f"{name}={size}" for name, size in sizes.items() if name != "sequence" or size != 1)
     open_axes = [name for name, size in sizes.items() if size == -1]
     if any(size < 1 and size != -1 for size in sizes.values()) or len(open_axes) > 1:
         raise InputError(f"--mesh {text}: sizes must be positive, and at most one may be -1")
@@ -54,7 +58,7 @@ def make_mesh(data: int = 1, fsdp: int = -1, tensor: int = 1, *, devices: Sequen
 
 
 def parse_mesh(text: str, *, devices: Sequence[jax.Device] | None = None) -> Mesh:
-    """Return the mesh written as ``"data=1,fsdp=8,tensor=1"``; an axis not named has size 1; -1 takes the rest.
+    """Return the mesh written as ``"data=1,fsdp=2,sequence=4"``; an axis not named has size 1; -1 takes the rest.
 
     The empty string is the default mesh: all devices on ``fsdp``.
 
@@ -67,7 +71,7 @@ def parse_mesh(text: str, *, devices: Sequence[jax.Device] | None = None) -> Mes
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
         if name not in MESH_AXES or not equals:
-            raise InputError(f"--mesh {text}: {part.strip()!r} is not one of data=N, fsdp=N, tensor=N")
+            raise InputError(f"--mesh {text}: {part.strip()!r} is not one of data=N, fsdp=N, tensor=N, sequence=N")
         if name in sizes:
             raise InputError(f"--mesh {text}: {name} is given twice")
         try:

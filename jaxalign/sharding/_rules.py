@@ -3,23 +3,29 @@
 import functools
 import logging
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
 from jaxalign.errors import InputError
+from jaxalign.sharding._mesh import MESH_AXES
 
 logger = logging.getLogger(__name__)
 
 BATCH_AXES = ("data", "fsdp")
 """The mesh axes that rows of a batch are split over."""
+LENGTH_AXIS = "sequence"
+"""The mesh axis that the tokens of a row are split over."""
 
-RULES: Mapping[str, str | tuple[str, ...] | None] = {
+Rules = Mapping[str, str | tuple[str, ...] | None]
+"""Logical axis name -> mesh axis, several mesh axes, or None (replicated)."""
+
+RULES: Rules = {
     # Activations and batches.
     "batch": BATCH_AXES,
-    "length": None,
+    "length": LENGTH_AXIS,
     # Parameters. A matrix is split twice: its embed side over fsdp, its other side over tensor.
     "embed": "fsdp",
     "heads": "tensor",
@@ -33,16 +39,62 @@ RULES: Mapping[str, str | tuple[str, ...] | None] = {
     "norm": None,  # a vector of one norm or bias: too small to be worth a collective
     "rank": None,  # the inner side of a low-rank adapter
 }
-"""Logical axis name -> mesh axis, several mesh axes, or None (replicated)."""
+"""The table where nobody says otherwise (``parse_rules``)."""
+FIXED = ("batch", "length")
+"""What is not anyone's choice: models and data are written for it."""
 
 AnyMesh = Mesh | AbstractMesh
+
+
+def parse_rules(texts: Sequence[str], arrays: Collection[Sequence[str]] = ()) -> Rules:
+    """Return ``RULES`` with some entries replaced, each written ``axis=mesh axes``.
+
+    ``"embed=fsdp,sequence"`` splits the axis over both (in this order), ``"embed="`` over none.
+
+    Args:
+        texts: what to replace.
+        arrays: the logical axes of every kind of array the rules are for; none may be split twice by one mesh axis.
+
+    Raises:
+        InputError: naming --sharding-rules: an axis that is unknown, fixed or given twice, an unknown mesh axis, a mesh
+            axis twice in one array.
+    """
+    found: dict[str, str | tuple[str, ...] | None] = {}
+    for text in texts:
+        name, equals, value = (piece.strip() for piece in text.partition("="))
+        choice = [axis for axis in RULES if axis not in FIXED]
+        if not equals or name not in choice:
+            raise InputError(f"--sharding-rules {text}: expected AXIS=MESH-AXES, AXIS one of {', '.join(choice)}")
+        if name in found:
+            raise InputError(f"--sharding-rules {text}: {name} is given twice")
+        axes = tuple(axis.strip() for axis in value.split(",")) if value else ()
+        if unknown := [axis for axis in axes if axis not in MESH_AXES]:
+            raise InputError(f"--sharding-rules {text}: {unknown[0]!r} is not one of the mesh's {', '.join(MESH_AXES)}")
+        found[name] = axes[0] if len(axes) == 1 else axes or None
+    rules = {**RULES, **found}
+    for array in [*([name] for name in found), *arrays]:
+        taken: dict[str, str] = {}
+        for name in array:
+            for axis in mesh_axes(rules[name]):
+                if axis in taken:
+                    raise InputError(
+                        f"--sharding-rules {' '.join(texts)}: the mesh axis {axis} would split one array twice, by "
+                        f"{taken[axis]} and by {name}"
+                    )
+                taken[axis] = name
+    return rules
+
+
+def mesh_axes(target: str | tuple[str, ...] | None) -> tuple[str, ...]:
+    """The mesh axes that an entry of the table names."""
+    return () if target is None else (target,) if isinstance(target, str) else tuple(target)
 
 
 def partition_spec(
     logical_axes: Sequence[str | None],
     shape: Sequence[int],
     mesh: AnyMesh,
-    rules: Mapping[str, str | tuple[str, ...] | None] = RULES,
+    rules: Rules = RULES,
 ) -> PartitionSpec:
     """Return how an array with these logical axes and this shape lies on the mesh.
 
@@ -55,7 +107,7 @@ def partition_spec(
     Args:
         logical_axes: one name (a key of ``rules``) or None for each dimension.
         shape: the array's shape.
-        mesh: a mesh, or an abstract mesh of any size.
+        mesh: a mesh, or an abstract mesh of any size; an axis it lacks has size 1.
         rules: the table; ``RULES`` unless told.
 
     Raises:
@@ -68,8 +120,7 @@ def partition_spec(
     for name, size in zip(logical_axes, shape, strict=True):
         if name is not None and name not in rules:
             raise ValueError(f"unknown logical axis {name!r}: the rules name {sorted(rules)}")
-        target = None if name is None else rules[name]
-        axes = () if target is None else (target,) if isinstance(target, str) else tuple(target)
+        axes = () if name is None else tuple(axis for axis in mesh_axes(rules[name]) if axis in mesh.shape)
         shards = math.prod(mesh.shape[axis] for axis in axes)
         if shards > 1 and taken.intersection(axes):
             _log_once(f"axis {name!r} of {tuple(logical_axes)} is replicated: {axes} already splits an earlier axis")
@@ -86,9 +137,7 @@ def partition_spec(
     return PartitionSpec(*spec)
 
 
-def tree_shardings(
-    axes: Any, shapes: Any, mesh: AnyMesh, rules: Mapping[str, str | tuple[str, ...] | None] = RULES
-) -> Any:
+def tree_shardings(axes: Any, shapes: Any, mesh: AnyMesh, rules: Rules = RULES) -> Any:
     """Return a tree of ``NamedSharding`` like ``shapes``.
 
     Args:
@@ -105,7 +154,7 @@ def tree_shardings(
 
 
 def batch_sharding(mesh: AnyMesh) -> NamedSharding:
-    """Return the sharding of every leaf of a batch: rows (the first axis) over ``("data", "fsdp")``."""
+    """Return the sharding of a batch's rows, the first axis of each leaf: over ``("data", "fsdp")``."""
     return NamedSharding(mesh, PartitionSpec(BATCH_AXES))
 
 
@@ -114,10 +163,15 @@ def data_shards(mesh: AnyMesh) -> int:
     return math.prod(mesh.shape[axis] for axis in BATCH_AXES)
 
 
+def length_shards(mesh: AnyMesh) -> int:
+    """Return into how many parts the tokens of a row are split."""
+    return int(mesh.shape.get(LENGTH_AXIS, 1))
+
+
 def row_share(mesh: Mesh) -> tuple[int, int]:
     """Return ``(index, count)``: this process holds part ``index`` of the ``count`` equal parts of a batch's rows.
 
-    Processes that share rows (their devices differ only along ``tensor``) have the same index.
+    Processes that share rows (their devices differ only along ``tensor`` and ``sequence``) have the same index.
 
     Raises:
         InputError: if this process's rows are not one such part, as on a mesh whose devices are not in process order.

@@ -4,7 +4,7 @@ A method enters as a loss function and frozen trees enter as arguments; nothing 
 data it trains. Losses live in ``jaxalign.losses``, the functions that feed them in ``jaxalign.recipes``.
 """
 
-from jaxalign.training._batches import prefetch, put_batch
+from jaxalign.training._batches import batch_shardings, constrain_batch, prefetch, put_batch
 from jaxalign.training._checkpoints import MAY_CHANGE, Checkpoints, Restored, check_config
 from jaxalign.training._dtypes import cast_parameters, round_stochastically
 from jaxalign.training._errors import TrainingError
@@ -47,8 +47,10 @@ __all__ = [
     "Update",
     "Updated",
     "at_update",
+    "batch_shardings",
     "cast_parameters",
     "check_config",
+    "constrain_batch",
     "copy_tree",
     "create_state",
     "decay_mask",

@@ -4,22 +4,67 @@ from collections.abc import Iterable, Iterator
 from typing import Any
 
 import jax
-from jax.sharding import Mesh
+from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxalign.errors import InputError
-from jaxalign.sharding import batch_sharding, data_shards, row_share
+from jaxalign.sharding import BATCH_AXES, LENGTH_AXIS, batch_sharding, data_shards, length_shards, row_share
+
+
+def batch_shardings(batch: Any, mesh: Mesh) -> Any:
+    """Where the leaves of a batch lie: rows over ``("data", "fsdp")`` and, where the mesh splits rows of tokens and the
+    number of pieces divides them, what there is one of for every token ``[..., T]`` or target ``[..., S]`` over
+    ``sequence``.
+
+    Returns:
+        One sharding for all leaves, or a tree like ``batch``.
+    """
+    rows, pieces = batch_sharding(mesh), length_shards(mesh)
+    if pieces == 1:
+        return rows
+
+    beside = getattr(batch, "pretraining", None)
+    if beside is not None:
+        alone = batch_shardings(batch.replace(pretraining=None), mesh)
+        return alone.replace(pretraining=batch_shardings(beside, mesh))
+    shapes = [getattr(batch, name).shape for name in ("tokens", "targets") if hasattr(batch, name)]
+
+    def place(leaf: Any) -> NamedSharding:
+        for shape in shapes:
+            if leaf.shape[: len(shape)] == shape and shape[-1] % pieces == 0:
+                return NamedSharding(mesh, PartitionSpec(BATCH_AXES, *(None,) * (len(shape) - 2), LENGTH_AXIS))
+        return rows
+
+    return jax.tree.map(place, batch)
+
+
+def constrain_batch(batch: Any, mesh: Mesh) -> Any:
+    """Hold a batch, inside a jitted function, where ``batch_shardings`` says."""
+    return jax.lax.with_sharding_constraint(batch, batch_shardings(batch, mesh))
+
+
+def input_sharding(mesh: Mesh) -> NamedSharding | None:
+    """Of a batch as the argument of a jitted function: one for all its leaves, or as each leaf lies."""
+    return batch_sharding(mesh) if length_shards(mesh) == 1 else None
 
 
 def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
-    """Refuse a global batch whose rows do not divide into accumulation x data shards.
+    """Refuse a global batch whose rows do not divide into accumulation x data shards, or whose tokens of a row do not
+    divide into the mesh's pieces.
 
-    The batch that stands beside another (its field ``pretraining``) has a number of rows of its own; each divides.
+    The batch that stands beside another (its field ``pretraining``) has rows of its own; each divides.
 
     Raises:
         InputError: naming the flags.
         ValueError: leaves of one batch that differ in rows.
     """
-    shards = data_shards(mesh)
+    shards, pieces = data_shards(mesh), length_shards(mesh)
+    for one in (batch, getattr(batch, "pretraining", None)):
+        length = one.tokens.shape[-1] if hasattr(one, "tokens") else 0
+        if length % pieces:
+            raise InputError(
+                f"--mesh: rows of {length} tokens do not divide into sequence={pieces} pieces; "
+                f"data.make_batches(pieces={pieces}) pads them"
+            )
     rows: dict[bool, set[int]] = {}
     for path, leaf in jax.tree_util.tree_leaves_with_path(batch):
         beside = bool(path) and getattr(path[0], "name", None) == "pretraining"
@@ -34,7 +79,7 @@ def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:
-    """Lay a host batch out on the mesh, rows over ``("data", "fsdp")``.
+    """Lay a host batch out on the mesh, as ``batch_shardings`` says.
 
     Args:
         batch: a pytree of host arrays ``[B, ...]``; on several processes each passes the part of the rows that
@@ -44,16 +89,18 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     Raises:
         InputError: if the rows do not divide into the mesh's data shards.
     """
-    sharding = batch_sharding(mesh)
+    shardings = batch_shardings(batch, mesh)
     if jax.process_count() == 1:
         check_rows(batch, mesh)
-        return jax.device_put(batch, sharding)
+        return jax.device_put(batch, shardings)
     _, count = row_share(mesh)
 
-    def place(leaf: Any) -> jax.Array:
+    def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
         return jax.make_array_from_process_local_data(sharding, leaf, (leaf.shape[0] * count, *leaf.shape[1:]))
 
-    return jax.tree.map(place, batch)
+    if isinstance(shardings, NamedSharding):
+        return jax.tree.map(lambda leaf: place(leaf, shardings), batch)
+    return jax.tree.map(place, batch, shardings)
 
 
 def prefetch(batches: Iterable[Any], mesh: Mesh) -> Iterator[tuple[Any, Any]]:

@@ -7,8 +7,8 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxalign.sharding import batch_sharding, replicated
-from jaxalign.training._batches import put_batch
+from jaxalign.sharding import replicated
+from jaxalign.training._batches import constrain_batch, input_sharding, put_batch
 from jaxalign.training._update import LossFunction, Metrics, Terms
 
 EvalStep = Callable[..., tuple[Terms, Metrics]]
@@ -27,9 +27,13 @@ def make_eval_step(
         params_shardings: shardings of ``params``; None takes them as they lie.
         frozen_shardings: shardings of the frozen trees; None takes them as they lie.
     """
+
+    def on_mesh(params: Any, frozen: Any, batch: Any, key: jax.Array, extra: Any) -> tuple[Terms, Metrics]:
+        return loss(params, frozen, constrain_batch(batch, mesh), key, extra)
+
     jitted = jax.jit(
-        loss,
-        in_shardings=(params_shardings, frozen_shardings, batch_sharding(mesh), None, None),
+        on_mesh,
+        in_shardings=(params_shardings, frozen_shardings, input_sharding(mesh), None, None),
         out_shardings=replicated(mesh),
     )
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax.sharding import Mesh
 
-from jaxalign.sharding import batch_sharding, replicated
-from jaxalign.training._batches import check_rows
+from jaxalign.sharding import replicated
+from jaxalign.training._batches import check_rows, constrain_batch, input_sharding
 from jaxalign.training._state import TrainState
 from jaxalign.training._update import LossFunction, Metrics, make_update, select
 
@@ -115,12 +115,12 @@ def jit_step(
     """
 
     def with_float32_metrics(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, Metrics]:
-        state, report = step(state, frozen, batch)
+        state, report = step(state, frozen, constrain_batch(batch, mesh))
         return state, jax.tree.map(lambda value: jnp.asarray(value, jnp.float32), report)
 
     jitted = jax.jit(
         with_float32_metrics,
-        in_shardings=(state_shardings, frozen_shardings, batch_sharding(mesh)),
+        in_shardings=(state_shardings, frozen_shardings, input_sharding(mesh)),
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )

@@ -9,7 +9,7 @@ import optax
 from jax.sharding import Mesh
 
 from jaxalign.errors import InputError
-from jaxalign.sharding import batch_sharding
+from jaxalign.training._batches import constrain_batch
 from jaxalign.training._dce import only_outputs
 
 Terms = dict[str, tuple[Any, Any, Any]]
@@ -84,7 +84,6 @@ def make_update(
     """
     if accumulation < 1:
         raise InputError(f"--accumulation {accumulation}: must be at least 1")
-    rows = batch_sharding(mesh)
     transform = optax.with_extra_args_support(optimizer).update
 
     def gradients(
@@ -106,7 +105,7 @@ def make_update(
         split = split_rows(batch, accumulation)
 
         def micro_batch(sums: Any, index: jax.Array) -> tuple[Any, Any]:
-            part = take_part(split, index, rows)
+            part = take_part(split, index, mesh)
             (total, (terms, metrics)), grads = differentiate(params, part, weights)
             sums = jax.tree.map(lambda old, new: old + new.astype(old.dtype), sums, grads)
             return jax.lax.with_sharding_constraint(sums, shardings), (total, terms, metrics)
@@ -147,10 +146,10 @@ def split_rows(batch: Any, parts: int) -> Any:
     return jax.tree.map(lambda leaf: leaf.reshape(leaf.shape[0] // parts, parts, *leaf.shape[1:]), batch)
 
 
-def take_part(split: Any, index: jax.Array, rows: Any) -> Any:
-    """Part ``index`` of what ``split_rows`` returned, laid out as ``rows`` says."""
+def take_part(split: Any, index: jax.Array, mesh: Mesh) -> Any:
+    """Part ``index`` of what ``split_rows`` returned, laid out as a batch is."""
     part = jax.tree.map(lambda leaf: jax.lax.dynamic_index_in_dim(leaf, index, 1, keepdims=False), split)
-    return jax.lax.with_sharding_constraint(part, rows)
+    return constrain_batch(part, mesh)
 
 
 def _global_norm(tree: Any) -> jax.Array:

@@ -268,6 +268,9 @@ BAD_FLAGS = {
     "a cache of nothing": (["--cache-trunk"], "--cache-trunk: nothing to cache without --frozen-layers"),
     "too many frozen layers": (["--frozen-layers", "9"], "--frozen-layers: the model has 3 layers, not 9"),
     "an odd mesh": (["--mesh", "fsdp=3,fsdp=2"], "--mesh fsdp=3,fsdp=2: fsdp is given twice"),
+    "an unknown axis": (["--sharding-rules", "width=fsdp"], "--sharding-rules width=fsdp: expected AXIS"),
+    "an axis of no mesh": (["--sharding-rules", "mlp=", "vocab=model"], "--sharding-rules vocab=model: 'model' is not"),
+    "one array split twice": (["--sharding-rules", "vocab=fsdp"], "--sharding-rules vocab=fsdp: the mesh axis fsdp"),
     "more devices than there are": (["--mesh", "data=999"], "--mesh data=999,fsdp=1,tensor=1 needs 999 devices"),
     "rows that do not divide": (
         ["--batch-size", "3", "--mesh", "data=2"],

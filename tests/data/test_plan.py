@@ -1,6 +1,7 @@
 """Plans: nothing lost, nothing repeated, every row within its limits, every batch a function of (seed, number)."""
 
 import collections
+import dataclasses
 
 import numpy as np
 import pytest
@@ -64,6 +65,25 @@ def test_batch_k_does_not_depend_on_what_was_asked_before(lengths, batch_size, s
     used = fresh()
     for k in asked:
         assert used.rows(k) == fresh().rows(k)
+
+
+@settings(max_examples=40, deadline=None)
+@given(LENGTHS, st.integers(1, 5), st.booleans(), st.integers(1, 20))
+def test_rows_padded_for_pieces_hold_the_same(lengths, batch_size, pack, pieces):
+    def plan(pieces):
+        return BatchPlan(
+            sizes_of(lengths), batch_size=batch_size, pack=pack, max_length=61, num_epochs=2, pieces=pieces
+        )
+
+    padded, plain = plan(pieces), plan(1)
+    assert [padded.rows(k) for k in range(len(padded))] == [plain.rows(k) for k in range(len(plain))]
+    for name in ("tokens", "targets"):
+        own, least = getattr(padded.shape, name), getattr(plain.shape, name)
+        assert own % pieces == 0
+        assert least <= own < least + pieces
+    assert dataclasses.replace(padded.shape, tokens=0, targets=0) == dataclasses.replace(
+        plain.shape, tokens=0, targets=0
+    )
 
 
 def test_seeds_and_epochs_shuffle_differently():

@@ -80,6 +80,16 @@ def test_onto_a_mesh(name):
     assert_same(params, golden(name))
 
 
+def test_onto_a_mesh_by_a_table_of_ones_own():
+    mesh = sharding.make_mesh(2, 2, 2)
+    rules = sharding.parse_rules(("vocab=", "embed=data,tensor", "heads=", "kv_heads=", "mlp=fsdp"))
+    config, params = models.load_pretrained(GOLDEN / "gpt2", mesh=mesh, rules=rules)
+    expected = sharding.tree_shardings(models.logical_axes(config), params, mesh, rules)
+    assert jax.tree.map(lambda leaf: leaf.sharding, params) == expected
+    assert params["stacks"]["0"]["up"]["kernel"].sharding.spec[1:] == (("data", "tensor"), "fsdp")
+    assert_same(params, golden("gpt2"))
+
+
 def test_only_what_the_devices_need_is_read(tmp_path):
     """The half of the file that no device needs is cut off after it was mapped: touching it would kill the process."""
     rows = np.arange(1 << 20, dtype=np.float32).reshape(1024, 1024)

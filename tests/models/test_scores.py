@@ -25,9 +25,9 @@ MESHES = [(8, 1, 1), (1, 8, 1), (1, 1, 8), (2, 2, 2)]
 WIDE = LLAMA.replace(vocab_size=40, width=16, heads=8, kv_heads=8, head_dim=4)
 
 
-def _problem(config):
-    tokens = random_tokens(8, 9)
-    source_index = jnp.asarray(np.random.default_rng(1).integers(0, 9, (8, 5)))
+def _problem(config, length=9):
+    tokens = random_tokens(8, length)
+    source_index = jnp.asarray(np.random.default_rng(1).integers(0, length, (8, 5)))
     targets = random_tokens(8, 5, seed=2)
     weights = jnp.linspace(0.1, 1.0, 40).reshape(8, 5)
 
@@ -67,6 +67,37 @@ def test_a_mesh_gives_the_same_scores_and_gradients(shape, config):
         sharded_value, sharded_gradients = step(sharding.shard_tree(params, shardings))
     assert relative_error(sharded_value, value) <= FLOAT32
     assert_trees_close(sharded_gradients, gradients, FLOAT32)
+
+
+@pytest.mark.parametrize("length", [16, 9], ids=["divides", "does_not_divide"])
+@pytest.mark.parametrize("mesh", ["sequence=8", "fsdp=2,tensor=2,sequence=2"])
+def test_sources_are_taken_from_whatever_piece_holds_them(mesh, length):
+    """Five targets for eight or two pieces: what each device scores is filled up; gradients find their way back."""
+    params, loss = random_params(WIDE), _problem(WIDE, length)
+    value, gradients = jax.jit(jax.value_and_grad(loss))(params)
+    laid = sharding.parse_mesh(mesh)
+    shardings = sharding.tree_shardings(models.logical_axes(WIDE), params, laid)
+    with jax.set_mesh(laid):
+        split, ours = jax.jit(jax.value_and_grad(loss))(sharding.shard_tree(params, shardings))
+    assert relative_error(split, value) <= FLOAT32
+    assert_trees_close(ours, gradients, FLOAT32)
+
+
+@pytest.mark.parametrize("shape", [(4, 16), (2, 3, 16)], ids=str)
+def test_tokens_are_taken_from_whatever_piece_holds_them(shape):
+    rng = np.random.default_rng(0)
+    hidden = jnp.asarray(rng.normal(size=(*shape, 6)), jnp.float32)
+    index = jnp.asarray(rng.integers(0, 16, (*shape[:-1], 5)))
+
+    def run(hidden):
+        taken = models.take_tokens(hidden, index)
+        return jnp.sum(taken * jnp.arange(taken.size).reshape(taken.shape)), taken
+
+    slope, expected = jax.grad(run, has_aux=True)(hidden)
+    with jax.set_mesh(sharding.parse_mesh("data=2,sequence=4")):
+        found_slope, found = jax.jit(jax.grad(run, has_aux=True))(hidden)
+    np.testing.assert_array_equal(found, expected)
+    assert relative_error(found_slope, slope) <= FLOAT32
 
 
 def test_rows_that_do_not_divide_are_scored_all_the_same():

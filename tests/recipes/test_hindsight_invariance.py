@@ -54,6 +54,8 @@ VARIANTS = {
     "data 2, fsdp 2, tensor 2": {"mesh": "data=2,fsdp=2,tensor=2"},
     "micro-batches on a mesh": {"mesh": "data=2,tensor=2", "accumulation": 2},
     "recomputed activations": {"remat": "full"},
+    "sequence 4": {"mesh": "sequence=4"},
+    "data 2, sequence 2, tensor 2": {"mesh": "data=2,sequence=2,tensor=2"},
 }
 
 
@@ -114,19 +116,19 @@ def test_what_trains_in_part_does_not_depend_on_micro_batches_and_the_mesh(kind)
 
 # --- two processes ----------------------------------------------------------------------------------------------------
 
-MESH = "data=2,fsdp=2"
 SGD = OptimizerConfig(optimizer="sgd", learning_rate=0.1)
 
 
-def share(port: str, process: int, folder: str) -> None:
+def share(port: str, process: int, folder: str, mesh: str) -> None:
     """One of two processes of two devices, which train together."""
     jax.config.update("jax_num_cpu_devices", 2)
     sharding.initialize_distributed(f"localhost:{port}", 2, process)
-    config = recipes.FitConfig(max_steps=STEPS, batch_size=8, mesh=MESH, optimizer=SGD, accumulation=2)
+    config = recipes.FitConfig(max_steps=STEPS, batch_size=8, mesh=mesh, optimizer=SGD, accumulation=2)
     chains, text = toy.chains(), toy.pretraining()
-    own = make_source(chains, config, sharding.parse_mesh(MESH), 0, shuffle=True, pretraining=text)[0]
-    assert own.tokens.shape[0] == 4
-    assert own.pretraining.tokens.shape[0] == 8
+    own = make_source(chains, config, sharding.parse_mesh(mesh), 0, shuffle=True, pretraining=text)[0]
+    parts = 1 if "sequence" in mesh else 2  # of rows: both processes have a piece of each
+    assert own.tokens.shape[0] == 8 // parts
+    assert own.pretraining.tokens.shape[0] == 16 // parts
     result = recipes.fit(
         toy.SHAPES["llama"], toy.params("llama"), chains, objective, config,
         pretraining=text, directory=folder, report=lambda *_: None,
@@ -136,14 +138,15 @@ def share(port: str, process: int, folder: str) -> None:
         np.savez(Path(folder) / "params.npz", **params)
 
 
-def test_two_processes_are_one(tmp_path):
+@pytest.mark.parametrize("mesh", ["data=2,fsdp=2", "sequence=4"])
+def test_two_processes_are_one(mesh, tmp_path):
     with socket.socket() as server:
         server.bind(("localhost", 0))
         port = server.getsockname()[1]
     program = "from tests.recipes.test_hindsight_invariance import share; "
     processes = [
         subprocess.Popen(
-            [sys.executable, "-c", f"{program}share({port}, {index}, {str(tmp_path)!r})"],
+            [sys.executable, "-c", f"{program}share({port}, {index}, {str(tmp_path)!r}, {mesh!r})"],
             stderr=subprocess.PIPE, text=True, cwd=ROOT,
             env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
         )

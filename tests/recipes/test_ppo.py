@@ -136,12 +136,20 @@ def test_an_overlapped_rollout_is_one_update_old(prompts, tmp_path):
 
 
 @pytest.mark.parametrize(
-    "changes", [{"accumulation": 4}, {"mesh": "data=2,fsdp=2,tensor=1"}], ids=["micro-batches", "mesh"]
+    "changes",
+    [
+        {"accumulation": 4},
+        {"mesh": "data=2,fsdp=2,tensor=1"},
+        {"mesh": "sequence=4"},
+        {"mesh": "data=2,sequence=2,tensor=2", "critic": "shared"},
+    ],
+    ids=["micro-batches", "mesh", "sequence", "three axes, a shared critic"],
 )
 def test_micro_batches_and_the_mesh_change_only_rounding(prompts, changes, tmp_path):
     common = {"minibatches": 1, "ppo_epochs": 1, "max_steps": 1, "optimizer": SGD}
+    common |= {name: value for name, value in changes.items() if name == "critic"}
     plain, rows = fit(prompts, settings(**common), folder=tmp_path / "plain")
-    other, other_rows = fit(prompts, settings(**common, **changes), folder=tmp_path / "other")
+    other, other_rows = fit(prompts, settings(**common | changes), folder=tmp_path / "other")
     for name in ("loss", "objective/scores", "objective/kl", "loss/value_avg", "policy/entropy_avg", "grad_norm"):
         np.testing.assert_allclose(other_rows[0][name], rows[0][name], rtol=FLOAT32, atol=FLOAT32, err_msg=name)
     for one, two in zip(jax.tree.leaves(plain.params), jax.tree.leaves(other.params), strict=True):
@@ -189,6 +197,19 @@ def test_a_reward_model_rates_on_the_devices(prompts, tmp_path):
     np.testing.assert_allclose(rows[0]["objective/scores_std"], expected.std(), rtol=FLOAT32, atol=FLOAT32)
     # The critic starts as the reward model: its value of the last state is near the reward, not 0.
     assert rows[0]["val/value_mean"] != 0
+
+
+def test_a_rollout_on_pieces_of_rows_is_worth_the_same(prompts, tmp_path):
+    """The reward model and the critic that starts as it, over several minibatches and micro-batches."""
+    config, tree = models.add_score_head(toy.SHAPES["llama"], toy.params("llama"), jax.random.key(1))
+    reward = models.RewardModel(config, tree, mean=0.3, std=2.0)
+    common = {"max_steps": 1, "optimizer": SGD, "accumulation": 2}
+    plain, rows = fit(prompts, settings(**common), reward=reward, folder=tmp_path / "plain")
+    other, split = fit(prompts, settings(**common, mesh="sequence=4"), reward=reward, folder=tmp_path / "split")
+    for name in ("objective/scores", "objective/scores_std", "val/value_mean", "policy/approxkl_avg", "loss/value_avg"):
+        np.testing.assert_allclose(split[0][name], rows[0][name], rtol=FLOAT32, atol=FLOAT32, err_msg=name)
+    for one, two in zip(jax.tree.leaves(plain.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(two, one, rtol=FLOAT32, atol=FLOAT32 * np.abs(one).max())
 
 
 def test_the_critic_starts_at_zero_without_a_reward_model(plain):

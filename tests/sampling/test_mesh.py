@@ -17,7 +17,7 @@ def sharded(config, params, mesh):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("shape", ["data=8", "data=2,fsdp=2,tensor=2", "tensor=8"])
+@pytest.mark.parametrize("shape", ["data=8", "data=2,fsdp=2,tensor=2", "tensor=8", "data=2,sequence=4"])
 def test_a_mesh_changes_no_sample(name, shape):
     config = FAMILIES[name]
     params, prompts = parameters(config), prompts_of(config, (3, 11, 5, 5, 20, 1, 9, 2, 6))

@@ -13,12 +13,14 @@ def shape(mesh):
 @pytest.mark.parametrize(
     ("text", "expected"),
     [
-        ("", (1, 8, 1)),
-        ("data=1,fsdp=8,tensor=1", (1, 8, 1)),
-        ("tensor=4, data=2", (2, 1, 4)),
-        ("data=-1,tensor=2", (4, 1, 2)),
-        ("fsdp=1", (1, 1, 1)),
-        ("data=2,fsdp=2,tensor=2", (2, 2, 2)),
+        ("", (1, 8, 1, 1)),
+        ("data=1,fsdp=8,tensor=1", (1, 8, 1, 1)),
+        ("tensor=4, data=2", (2, 1, 4, 1)),
+        ("data=-1,tensor=2", (4, 1, 2, 1)),
+        ("fsdp=1", (1, 1, 1, 1)),
+        ("data=2,fsdp=2,tensor=2", (2, 2, 2, 1)),
+        ("data=1,fsdp=2,tensor=1,sequence=4", (1, 2, 1, 4)),
+        ("fsdp=2,sequence=-1", (1, 2, 1, 4)),
     ],
 )
 def test_parse(text, expected):
@@ -33,10 +35,18 @@ def test_a_smaller_mesh_uses_the_first_devices():
     assert list(make_mesh(devices=jax.devices()[4:6]).devices.flat) == jax.devices()[4:6]
 
 
+def test_pieces_of_a_row_lie_on_neighbouring_devices():
+    mesh = make_mesh(1, 2, 1, 4)
+    assert mesh.devices[0, 0, 0].tolist() == jax.devices()[:4]
+    assert shape(make_mesh(data=2, fsdp=1, sequence=4)) == (2, 1, 1, 4)
+
+
 @pytest.mark.parametrize(
     ("text", "word"),
     [
         ("model=8", "model=8"),
+        ("length=8", "sequence=N"),
+        ("sequence=16", "data=1,fsdp=1,tensor=1,sequence=16 needs 16 devices, but there are 8"),
         ("data", "data"),
         ("data=two", "'two'"),
         ("data=2,data=2", "twice"),
