@@ -81,8 +81,7 @@ def run_serve(config: ServeConfig, *, environment: Mapping[str, str] = os.enviro
     made, same = _study(config)
     with study.Store.open(config.store, made) as store, study.bind(config.host, config.port) as listening:
         address = study.Address(config.host, listening.getsockname()[1], config.public_url)
-        open_wide = not address.local or config.public_url is not None
-        access = study.Access(store.secret, token) if token or not open_wide else study.Access.with_token(store.secret)
+        access = _access(store.secret, address, token)
         _say(config, store, address, access, same)
         try:
             study.serve(store, access, address, listening)
@@ -125,6 +124,15 @@ def _study(config: ServeConfig) -> "tuple[Study, int]":
         **texts,
     )
     return made, same
+
+
+def _access(secret: bytes, address: "Address", token: str | None) -> "Access":
+    """With the token given, one made where others than this machine can come, or none."""
+    from jaxalign.evaluation import study
+
+    if token is None and (not address.local or address.public_url is not None):
+        return study.Access.with_token(secret)
+    return study.Access(secret, token)
 
 
 def _token(config: ServeConfig, environment: Mapping[str, str]) -> str | None:

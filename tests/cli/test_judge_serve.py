@@ -180,6 +180,28 @@ def test_a_short_token_is_refused(outputs, tmp_path):
         _judge_serve.run_serve(config, environment={"JAXALIGN_STUDY_TOKEN": "short"})
 
 
+@pytest.mark.parametrize(
+    ("address", "needed"),
+    [
+        (study.Address("127.0.0.1", 80), False),
+        (study.Address("::1", 80), False),
+        (study.Address("localhost", 80), False),
+        (study.Address("127.0.0.1", 80, "https://study.example"), True),
+        (study.Address("0.0.0.0", 80), True),
+        (study.Address("192.168.1.2", 80), True),
+        (study.Address("a-name.example", 80), True),
+    ],
+    ids=lambda value: value.link() if isinstance(value, study.Address) else "",
+)
+def test_a_token_is_made_where_others_can_come(address, needed):
+    made = _judge_serve._access(b"secret", address, None)
+    assert made.may_join("") is not needed
+    assert made.may_join(made.token or "")
+    given = _judge_serve._access(b"secret", address, "a-token-of-our-own")
+    assert given.token == "a-token-of-our-own"
+    assert not given.may_join("")
+
+
 def test_without_the_server_the_extra_is_named(outputs, tmp_path, monkeypatch):
     monkeypatch.setitem(sys.modules, "starlette", None)
     with pytest.raises(InputError, match=r"the page needs starlette: pip install 'jaxalign\[study\]'"):

@@ -104,7 +104,8 @@ class Store:
     @property
     def secret(self) -> bytes:
         """That raters' keys are made with."""
-        return str(settings(self._database)["secret"]).encode()
+        with self._reading():
+            return str(settings(self._database)["secret"]).encode()
 
     def raters(self) -> dict[int, str]:
         """Names by id."""
@@ -295,7 +296,8 @@ class Store:
             self._database.execute("BEGIN IMMEDIATE")
             try:
                 yield
+                self._database.execute("COMMIT")
             except BaseException:
-                self._database.execute("ROLLBACK")
+                if self._database.in_transaction:  # a full disk has ended it already
+                    self._database.execute("ROLLBACK")
                 raise
-            self._database.execute("COMMIT")

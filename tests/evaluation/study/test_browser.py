@@ -143,7 +143,7 @@ def test_a_wrong_link_opens_nothing(context, tmp_path):
                 page.goto(f"{one.url}/{wrong}")
             assert refused.value.status == 403
             wait_for(page, "!document.getElementById('message').hidden")
-            assert "needs the link that you were sent" in page.inner_text("#message")
+            assert "This page needs the link that you were sent" in page.inner_text("#message")
             assert "Prompt" not in page.content()
 
 

@@ -142,6 +142,20 @@ def test_many_threads_lose_nothing(store):
     assert len(store.judgements()) == 8
 
 
+def test_a_full_disk_stores_nothing_by_halves_and_is_got_over(store):
+    store.submit(1, answer())
+    (pages,) = store._database.execute("PRAGMA page_count").fetchone()
+    store._database.execute(f"PRAGMA max_page_count = {pages}")
+    sent = answer(2, comment="x" * 50_000)
+    for _ in range(2):
+        with pytest.raises(sqlite3.OperationalError, match="full"):
+            store.submit(1, sent)
+        assert store.progress(1) == (1, 4)
+    store._database.execute("PRAGMA max_page_count = 100000")
+    store.submit(1, sent)
+    assert store.progress(1) == (2, 4)
+
+
 def test_the_same_study_goes_on_and_another_is_refused_by_its_flag(tmp_path):
     path = tmp_path / "study.sqlite"
     made = make_study(3, raters=("anna",))

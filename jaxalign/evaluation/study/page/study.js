@@ -70,7 +70,7 @@ async function deliver(answer) {
 
 function receive({ status, data }) {
   if (status !== 200) {
-    announce("This does not work", `The server says: ${data.error}.`);
+    announce("The study cannot go on", sentence(data.error));
     return;
   }
   state = data;
@@ -92,6 +92,8 @@ function say(text, quietly = false) {
   status.classList.toggle("quiet-status", quietly);
   status.textContent = text;
 }
+
+const sentence = (line) => `${line[0].toUpperCase()}${line.slice(1)}.`;
 
 function announce(title, text) {
   element("message-title").textContent = title;
@@ -179,7 +181,7 @@ function showFinished() {
   element("finished-title").textContent = `Thank you, ${study.rater}.`;
   element("finished-text").textContent = state.done === 0
     ? "There is nothing left to compare."
-    : `All ${state.done} comparisons are answered, and your answers are stored.`;
+    : `You have answered ${state.done === 1 ? "the only comparison" : `all ${state.done} comparisons`}; every answer is stored.`;
   element("revise").hidden = state.previous === null;
   screen("finished");
   element("finished-title").focus();
@@ -318,7 +320,7 @@ async function join(event) {
   event.preventDefault();
   const { status, data } = await ask("/api/join", { name: element("name").value });
   if (status !== 200) {
-    say(`${data.error[0].toUpperCase()}${data.error.slice(1)}.`);
+    say(sentence(data.error));
     element("name").focus();
     return;
   }
@@ -331,7 +333,7 @@ async function open() {
   const { status, data } = await askUntilAnswered("/api/study", undefined, waiting);
   say("");
   if (status !== 200) {
-    announce("This link does not open the study", `The server says: ${data.error}.`);
+    announce("This link does not open the study", sentence(data.error));
     return;
   }
   study = data;
