@@ -1,5 +1,6 @@
 """``jaxalign judge serve`` and ``export``: flags, links, a server that is killed, records that the recipes read."""
 
+import dataclasses
 import json
 import os
 import re
@@ -106,27 +107,39 @@ def test_a_killed_server_has_lost_nothing_and_goes_on(outputs, tmp_path, serve):
 
 
 def test_a_wider_address_asks_for_a_token(outputs, tmp_path, serve):
-    token = "a-token-of-our-own"
-    wide = ("--pairs", outputs, "--host", "0.0.0.0", "--port", 0, "--store")
-    _, made = serve(*wide, tmp_path / "made.sqlite")
-    _, given = serve(*wide, tmp_path / "given.sqlite", JAXALIGN_STUDY_TOKEN=token)
-    found = [re.search(r"^to join +http://[^/]+:(\d+)/#(\S+)$", said, re.MULTILINE).groups() for said in (made, given)]
-    assert len(found[0][1]) >= 22
-    assert found[1][1] == token
-    for (port, right), (_, wrong) in zip(found, found[::-1], strict=True):
-        url = f"http://127.0.0.1:{port}"
-        for credential, status in ((right, 200), (wrong, 403), ("", 403)):
-            headers = {"Origin": url, **({"Authorization": f"Bearer {credential}"} if credential else {})}
-            assert httpx.get(f"{url}/api/study", headers=headers).status_code == status
-            joined = httpx.post(f"{url}/api/join", headers=headers, json={"name": new_id()})
-            assert joined.status_code == status
+    _, said = serve("--pairs", outputs, "--store", tmp_path / "study.sqlite", "--host", "0.0.0.0", "--port", 0)
+    port, token = re.search(r"^to join +http://[^/]+:(\d+)/#(\S{22,})$", said, re.MULTILINE).groups()
+    url = f"http://127.0.0.1:{port}"
+    for credential, status in ((token, 200), ("x" * 22, 403), ("", 403)):
+        headers = {"Origin": url, **({"Authorization": f"Bearer {credential}"} if credential else {})}
+        assert httpx.get(f"{url}/api/study", headers=headers).status_code == status
+        joined = httpx.post(f"{url}/api/join", headers=headers, json={"name": new_id()})
+        assert joined.status_code == status
 
 
-def test_on_this_machine_alone_joining_asks_for_a_name_only(outputs, tmp_path, serve):
-    _, said = serve("--pairs", outputs, "--store", tmp_path / "study.sqlite", "--port", 0, "--ratings-per-item", 2)
-    assert "2 raters each" in said
-    url = re.search(r"^to join +(http://127.0.0.1:\d+)/$", said, re.MULTILINE)[1]
-    assert httpx.post(f"{url}/api/join", headers={"Origin": url}, json={"name": "anna"}).status_code == 200
+def test_a_token_of_ones_own_is_a_files_or_the_environments(outputs, tmp_path):
+    config = _judge_serve.ServeConfig(pairs=outputs, store=tmp_path / "study.sqlite")
+    assert _judge_serve._token(config, {}) is None
+    assert _judge_serve._token(config, {"JAXALIGN_STUDY_TOKEN": "from-the-environment"}) == "from-the-environment"
+    (tmp_path / "token").write_text("from-the-file\n")
+    config = dataclasses.replace(config, token_file=tmp_path / "token")
+    assert _judge_serve._token(config, {"JAXALIGN_STUDY_TOKEN": "from-the-environment"}) == "from-the-file"
+
+
+def test_the_links_are_said(outputs, tmp_path, capsys):
+    config = _judge_serve.ServeConfig(pairs=outputs, store=tmp_path / "study.sqlite", ratings_per_item=2)
+    made, same = _judge_serve._study(config)
+    address = study.Address("127.0.0.1", 8765)
+    with study.Store.open(config.store, made) as store:
+        store.join("anna")
+        access = _judge_serve._access(store.secret, address, None)
+        _judge_serve._say(config, store, address, access, same)
+        assert capsys.readouterr().out.splitlines() == [
+            f"{config.store}: 5 pairs, 2 raters each; overall",
+            "to join  http://127.0.0.1:8765/",  # on this machine alone it asks for a name only
+            f"anna  http://127.0.0.1:8765/#{access.key(1)}  0 of 5",
+            "Every answer is stored at once. Ctrl+C stops; the same command goes on.",
+        ]
 
 
 def test_the_recipes_read_what_is_exported(outputs, tmp_path, model, shell, capsys):

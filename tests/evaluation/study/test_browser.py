@@ -134,6 +134,35 @@ def test_hostile_texts_are_texts(context, tmp_path):
         assert {judgement.comment for judgement in store.judgements()} == {HOSTILE.replace("\u202e", "") + "12tb"}
 
 
+def test_who_joined_by_name_comes_back_without_his_own_link(context, tmp_path):
+    with serving(tmp_path / "study.sqlite", make_study(2), token="a-token-of-our-own") as one:
+        link = one.address.link("a-token-of-our-own")
+        page = context.new_page()
+        page.goto(link)
+        wait_for(page, "document.activeElement.id === 'name'")
+        assert not page.locator("#return").is_visible()
+        page.keyboard.type("anna")
+        page.keyboard.press("Enter")
+        wait_for(page, "document.activeElement.id === 'begin'")
+        assert page.url == one.link("anna")  # to keep
+        page.keyboard.press("Enter")
+        wait_for(page, SHOWN)
+        press(page, ["1", "Enter"])
+        page = context.new_page()
+        page.goto(link)
+        wait_for(page, "document.activeElement.id === 'name'")
+        page.keyboard.type("Anna")  # whoever takes the name is not him
+        page.keyboard.press("Enter")
+        wait_for(page, "document.getElementById('status').textContent.includes('another name')")
+        page.keyboard.press("Tab")
+        page.keyboard.press("Tab")
+        assert page.evaluate("document.activeElement.textContent") == "Go on as anna"
+        page.keyboard.press("Enter")
+        wait_for(page, SHOWN)
+        assert page.inner_text("#count") == "1 of 2 answered"
+        assert list(one.store.raters().values()) == ["anna"]
+
+
 def test_a_wrong_link_opens_nothing(context, tmp_path):
     with serving(tmp_path / "study.sqlite", make_study(2), token="a-token-of-our-own") as one:
         page = context.new_page()

@@ -224,6 +224,14 @@ def test_what_is_no_http_does_not_stop_the_server(running):
             assert client.get(path).status_code in (400, 404), path
 
 
+def test_a_body_that_does_not_come_is_not_waited_for(running, monkeypatch):
+    monkeypatch.setattr(study._app, "_BODY_TIMEOUT_S", 0.05)
+    head = "POST /api/next HTTP/1.1\r\nHost: localhost\r\nOrigin: http://localhost\r\nContent-Length: 9\r\n"
+    with socket.create_connection(("127.0.0.1", running.address.port), timeout=20) as connection:
+        connection.sendall(f"{head}Content-Type: application/json\r\n\r\n".encode() + b'{"tab')
+        assert connection.recv(1000).startswith(b"HTTP/1.1 408 ")
+
+
 def test_going_back_shows_only_what_was_answered(tmp_path):
     made = make_study(3, raters=("anna",))
     with serving(tmp_path / "study.sqlite", made) as one, one.client(one.key("anna")) as client:

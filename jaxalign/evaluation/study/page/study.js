@@ -333,6 +333,7 @@ async function open() {
   const { status, data } = await askUntilAnswered("/api/study", undefined, waiting);
   say("");
   if (status !== 200) {
+    if (stored(localStorage, "study-rater")?.includes(link.credential)) store(localStorage, "study-rater", null);
     announce("This link does not open the study", sentence(data.error));
     return;
   }
