@@ -63,7 +63,7 @@ class Judgement:
     flipped: bool
     """Whether the second system's output was shown first."""
     seconds: float
-    """That the rater looked at the pair, all its questions together."""
+    """That the rater looked at the pair: all its questions, and changes of mind, together."""
     comment: str
     received: float
     """Seconds since 1970, UTC."""
@@ -203,7 +203,7 @@ class Store:
         """Every judgement as it stands: of changed answers the last. In the order in which they were first given."""
         with self._reading():
             rows = self._database.execute(
-                "SELECT n.began, r.name, a.pair, j.axis, j.preference, a.flipped, s.seconds, s.comment, s.received "
+                "SELECT n.began, r.name, a.pair, j.axis, j.preference, a.flipped, n.seconds, s.comment, s.received "
                 "FROM answers n JOIN submissions s USING (number) JOIN judgements j ON j.submission = n.number "
                 "JOIN assignments a ON a.rater = n.rater AND a.position = n.position JOIN raters r ON r.id = n.rater"
             ).fetchall()

@@ -32,8 +32,8 @@ CREATE TABLE judgements (
     submission INTEGER NOT NULL REFERENCES submissions, axis TEXT NOT NULL,
     preference TEXT NOT NULL CHECK (preference IN ('first', 'second', 'tie')),
     PRIMARY KEY (submission, axis)) WITHOUT ROWID;
-CREATE VIEW answers AS SELECT rater, position, MIN(number) AS began, MAX(number) AS number
-    FROM submissions GROUP BY rater, position;
+CREATE VIEW answers AS SELECT rater, position, MIN(number) AS began, MAX(number) AS number,
+    SUM(seconds) AS seconds FROM submissions GROUP BY rater, position;
 """
 
 

@@ -41,15 +41,15 @@ def test_an_answer_sent_again_is_stored_once(store):
 
 
 def test_a_second_tab_changes_nothing_unless_it_saw_the_answer_it_changes(store):
-    first = answer()
+    first = answer(seconds=3.0)
     store.submit(1, first)
     with pytest.raises(study.Conflict, match="another tab"):
         store.submit(1, answer(preference="second"))
-    change = answer(preference="second", revises=first.id)
+    change = answer(preference="second", revises=first.id, seconds=2.0)
     store.submit(1, change)
     with pytest.raises(study.Conflict):
         store.submit(1, answer(preference="tie", revises=first.id))
-    assert len(said(store, "anna")) == 1
+    assert [judgement.seconds for judgement in store.judgements()] == [5.0]
     assert store.view(1, 1).answer.preferences == {"overall": "second"}
 
 

@@ -58,7 +58,8 @@ export async function ask(path, body, options = {}) {
 
 const again = (status) => status === 0 || status === 408 || status === 429 || status >= 500;
 
-// Ask until there is an answer, calling `whenWaiting` before every wait. What is sent has an id of its own, so that sending it twice stores it once.
+// Ask until there is an answer, calling `whenWaiting` before every wait. What is sent has an id of its own, so that
+// sending it twice stores it once.
 export async function askUntilAnswered(path, body, whenWaiting) {
   for (let attempt = 0; ; attempt++) {
     const answer = await ask(path, body);

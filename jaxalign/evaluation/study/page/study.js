@@ -58,7 +58,7 @@ async function deliver(answer) {
   const unsaved = () => say("Not saved yet: the server does not answer. Trying again …");
   const { status, data } = await askUntilAnswered("/api/answers", answer, unsaved);
   store(sessionStorage, "study-unsaved", null);
-  if (status === 409) {
+  if (status === 409 || (status === 400 && state === null)) {
     receive(await askUntilAnswered("/api/next", { tab }, waiting));
     say(`Not saved: ${data.error}.`);
   } else if (status === 400) {
@@ -178,10 +178,11 @@ function showComparison() {
 
 function showFinished() {
   showProgress();
+  const all = state.done === 1 ? "the only comparison" : `all ${state.done} comparisons`;
   element("finished-title").textContent = `Thank you, ${study.rater}.`;
   element("finished-text").textContent = state.done === 0
     ? "There is nothing left to compare."
-    : `You have answered ${state.done === 1 ? "the only comparison" : `all ${state.done} comparisons`}; every answer is stored.`;
+    : `You have answered ${all}; every answer is stored.`;
   element("revise").hidden = state.previous === null;
   screen("finished");
   element("finished-title").focus();
