@@ -34,6 +34,7 @@ from jaxalign.data._feedback_records import Output, RatedOutputs, Turn, rated_ou
 from jaxalign.data._feedback_sources import feedback_records, load_feedback
 from jaxalign.data._fingerprint import fingerprint
 from jaxalign.data._iterator import BatchIterator, BatchSource, make_batches, make_iterator
+from jaxalign.data._outputs import named_outputs
 from jaxalign.data._plan import BatchPlan, Mixture, Sizes, example_sizes
 from jaxalign.data._records import Kind, Record, RecordDropped, record_kind
 from jaxalign.data._responses import response_example, stop_tokens
@@ -112,6 +113,7 @@ __all__ = [
     "load_tokenizer",
     "make_batches",
     "make_iterator",
+    "named_outputs",
     "preference_example",
     "prompt_tokens",
     "ranked_example",
