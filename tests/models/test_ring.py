@@ -17,7 +17,7 @@ from jaxalign.models._kernels import choose
 from jaxalign.models._ring import ring_attention
 from jaxalign.training import OptimizerConfig
 from tests.models.tiny import LLAMA, assert_trees_close, random_params, random_tokens, relative_error
-from tests.tolerances import FLOAT32
+from tests.tolerances import BFLOAT16, FLOAT32
 
 MESHES = ["sequence=4", "data=2,sequence=2,tensor=2", "fsdp=2,sequence=4", "sequence=8"]
 
@@ -106,6 +106,19 @@ def test_the_ring_is_plain_attention_and_so_is_its_gradient(
 
 def test_rows_that_do_not_divide_are_on_every_device():
     check(problem(0, rows=3), "data=2,sequence=4")
+
+
+def test_bfloat16_is_rounded_to_bfloat16():
+    """What is accumulated round the ring is float32: many small tiles round no more than one."""
+    found = problem(0, length=32)
+    exact = found.plain(*found.arrays)[1]
+    narrow = tuple(array.astype(jnp.bfloat16) for array in found.arrays)
+    laid = sharding.parse_mesh("sequence=4")
+    with jax.set_mesh(laid):
+        out = jax.jit(lambda *arrays: ring_attention(laid.abstract_mesh, *arrays, found.sight, tile=3))(*narrow)
+    assert out.dtype == jnp.bfloat16
+    seen = np.broadcast_to(found.visible.any(-1), out.shape[:2])
+    assert relative_error(np.asarray(out, np.float32)[seen], np.asarray(exact)[seen]) <= BFLOAT16
 
 
 @pytest.mark.parametrize(
