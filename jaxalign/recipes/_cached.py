@@ -193,7 +193,7 @@ def _map_rows(
     waiting: jax.Array | None = None
     with jax.set_mesh(mesh):
         for batch in data.make_iterator(source):
-            running = function(config, frozen, training.put_batch(batch, mesh))
+            running = sharding.settle(function(config, frozen, training.put_batch(batch, mesh)))
             if waiting is not None:
                 found.extend(sharding.to_host(waiting))
             waiting = running

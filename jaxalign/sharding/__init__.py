@@ -5,9 +5,9 @@ functions serve one device and a pod; on one device every sharding is simply "he
 """
 
 from jaxalign.sharding._distributed import initialize_distributed
-from jaxalign.sharding._gather import to_host
+from jaxalign.sharding._gather import fetch, to_host
 from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
-from jaxalign.sharding._put import make_from_shards, shard_tree
+from jaxalign.sharding._put import make_from_shards, settle, shard_tree
 from jaxalign.sharding._rules import (
     BATCH_AXES,
     RULES,
@@ -25,6 +25,7 @@ __all__ = [
     "RULES",
     "batch_sharding",
     "data_shards",
+    "fetch",
     "initialize_distributed",
     "make_from_shards",
     "make_mesh",
@@ -32,6 +33,7 @@ __all__ = [
     "partition_spec",
     "replicated",
     "row_share",
+    "settle",
     "shard_tree",
     "to_host",
     "tree_shardings",

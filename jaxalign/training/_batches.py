@@ -38,7 +38,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
     Args:
         batch: a pytree of host arrays ``[B, ...]``; on several processes each passes the part of the rows that
-            ``sharding.row_share`` says, and the global batch is the parts in order.
+            ``sharding.row_share`` says, and the global batch is the parts in order; arrays of all of them are whole.
         mesh: the mesh.
 
     Raises:
@@ -51,6 +51,8 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     _, count = row_share(mesh)
 
     def place(leaf: Any) -> jax.Array:
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
         return jax.make_array_from_process_local_data(sharding, leaf, (leaf.shape[0] * count, *leaf.shape[1:]))
 
     return jax.tree.map(place, batch)
