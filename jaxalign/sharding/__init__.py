@@ -4,7 +4,7 @@ Nothing here knows a model, a loss or a batch: trees of axis names and shapes co
 functions serve one device and a pod; on one device every sharding is simply "here".
 """
 
-from jaxalign.sharding._distributed import initialize_distributed
+from jaxalign.sharding._distributed import abandon_distributed, initialize_distributed
 from jaxalign.sharding._gather import fetch, to_host
 from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
 from jaxalign.sharding._put import make_from_shards, settle, shard_tree
@@ -15,6 +15,7 @@ from jaxalign.sharding._rules import (
     data_shards,
     partition_spec,
     replicated,
+    row_order,
     row_share,
     tree_shardings,
 )
@@ -23,6 +24,7 @@ __all__ = [
     "BATCH_AXES",
     "MESH_AXES",
     "RULES",
+    "abandon_distributed",
     "batch_sharding",
     "data_shards",
     "fetch",
@@ -32,6 +34,7 @@ __all__ = [
     "parse_mesh",
     "partition_spec",
     "replicated",
+    "row_order",
     "row_share",
     "settle",
     "shard_tree",

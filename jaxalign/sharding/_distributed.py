@@ -11,6 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from typing import NoReturn
 
 import jax
 
@@ -90,6 +91,20 @@ def initialize_distributed(
                 raise InputError(f"--coordinator {coordinator}: process 0 cannot listen there: port taken?") from error
             raise
     _log("flags")
+
+
+def abandon_distributed(status: int, *, patience: float = 10.0) -> NoReturn:
+    """End this process, whose part of the run has failed, with this exit status.
+
+    At a common end the processes wait for one another, for minutes. Here the others are waited for a few seconds, in
+    case they have failed alike; then they lose the connection, or its heartbeat, which ends them.
+    """
+    leaving = threading.Thread(target=jax.distributed.shutdown, daemon=True)
+    leaving.start()
+    leaving.join(patience)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    os._exit(status)
 
 
 def _join_detected(timeout: float) -> None:

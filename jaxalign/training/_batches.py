@@ -7,7 +7,7 @@ import jax
 from jax.sharding import Mesh
 
 from jaxalign.errors import InputError
-from jaxalign.sharding import batch_sharding, data_shards, row_share
+from jaxalign.sharding import batch_sharding, data_shards, row_order, row_share
 
 
 def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
@@ -38,7 +38,8 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
     Args:
         batch: a pytree of host arrays ``[B, ...]``; on several processes each passes the part of the rows that
-            ``sharding.row_share`` says, and the global batch is the parts in order; arrays of all of them are whole.
+            ``sharding.row_share`` says, and the global batch has them in the order of ``sharding.row_order``.
+            Arrays of all processes are whole.
         mesh: the mesh.
 
     Raises:
@@ -48,12 +49,22 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     if jax.process_count() == 1:
         check_rows(batch, mesh)
         return jax.device_put(batch, sharding)
-    _, count = row_share(mesh)
+    shards = data_shards(mesh)
+    index, count = row_share(mesh)
+    share = shards // count
+    order = row_order(mesh)[index * share : (index + 1) * share]
 
     def place(leaf: Any) -> jax.Array:
         if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
             return jax.device_put(leaf, sharding)
-        return jax.make_array_from_process_local_data(sharding, leaf, (leaf.shape[0] * count, *leaf.shape[1:]))
+        rows = leaf.shape[0] // share  # of a shard
+
+        def block(places: tuple[slice, ...] | None) -> Any:
+            assert places is not None
+            local = order.index((places[0].start or 0) // rows)
+            return leaf[local * rows : (local + 1) * rows]
+
+        return jax.make_array_from_callback((leaf.shape[0] * count, *leaf.shape[1:]), sharding, block)
 
     return jax.tree.map(place, batch)
 

@@ -1,4 +1,4 @@
-"""A program for test_processes.py: one of several processes of two devices, which train together, run after run."""
+"""A program for test_processes.py: one of several processes, which train together, run after run."""
 
 import json
 import pickle
@@ -8,11 +8,11 @@ import jax
 
 
 def train(port: int, process: int, count: int, folder: str, meshes: str, handed_over: str) -> None:
-    """Train every recipe that ``meshes`` (JSON) has on its mesh; then ``handed_over`` (JSON: [updates, mesh]).
+    """Train every recipe that ``meshes`` (JSON) has on its mesh of four devices; then the run that is handed over.
 
-    The first process writes what the runs did; all print what they know of them.
+    ``handed_over`` is its [updates, mesh], JSON. The first process writes what the runs did; all print what they know.
     """
-    jax.config.update("jax_num_cpu_devices", 2)
+    jax.config.update("jax_num_cpu_devices", 4 // count)
     jax.config.update("jax_default_matmul_precision", "highest")
     from jaxalign import sharding
     from tests.recipes import matrix
