@@ -8,9 +8,6 @@ from pathlib import Path
 from typing import Any
 
 ROOT = Path(__file__).parents[1]
-# Between processes on CPUs XLA sends the arrays of one combined all-reduce all at once, and now and then takes one for
-# another ("received data size doesn't match"). One by one they cannot be confused.
-ONE_BY_ONE = "--xla_disable_hlo_passes=all-reduce-combiner"
 
 
 def free_port() -> int:
@@ -19,17 +16,14 @@ def free_port() -> int:
         return server.getsockname()[1]
 
 
-def run_together(function: str, count: int, *arguments: Any, timeout: float = 240, status: int = 0) -> list[str]:
+def run_together(function: str, count: int, *arguments: Any, timeout: float = 900, status: int = 0) -> list[str]:
     """Call ``package.module:function(port, process, count, *arguments)`` in ``count`` processes.
 
     All end with ``status``; returns what they wrote to standard output, or where they fail to standard error.
     """
     module, _, name = function.partition(":")
     port = free_port()
-    own = {
-        "PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONFAULTHANDLER": "1",
-        "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {ONE_BY_ONE}",
-    }  # fmt: skip
+    own = {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu", "PYTHONFAULTHANDLER": "1"}
     processes = []
     for index in range(count):
         call = f"{name}({', '.join(map(repr, (port, index, count, *map(str, arguments))))})"

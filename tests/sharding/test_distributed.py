@@ -1,15 +1,18 @@
 """Start-up: what is given, what launchers set, who does not come."""
 
+import json
 import os
 import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from jaxalign.errors import InputError
 from jaxalign.sharding import initialize_distributed
 from tests.processes import ROOT, free_port, run_together
+from tests.tolerances import FLOAT32
 
 SLURM = {"SLURM_JOB_ID": "7", "SLURM_STEP_NODELIST": "localhost", "SLURM_PROCID": "0", "SLURM_LOCALID": "0"}
 
@@ -111,8 +114,6 @@ def joined(port, process, count, kind):
         initialize_distributed()
     initialize_distributed()  # once more changes nothing
     assert (jax.process_index(), jax.process_count()) == (process, count)
-    import numpy as np
-
     from jaxalign.recipes import _shared
     from jaxalign.sharding import parse_mesh, row_share
 
@@ -152,15 +153,13 @@ def joined(port, process, count, kind):
 def _remove(folder):
     import shutil
 
-    import numpy as np
-
     shutil.rmtree(folder)
     return np.zeros(1, np.float32)
 
 
 @pytest.mark.parametrize("kind", ["slurm", "open mpi", "flags"])
 def test_two_processes_find_each_other(kind):
-    for index, output in enumerate(run_together("tests.sharding.test_distributed:joined", 2, kind, timeout=120)):
+    for index, output in enumerate(run_together("tests.sharding.test_distributed:joined", 2, kind)):
         (line,) = [line for line in output.splitlines() if "joined by" in line]
         name = {"slurm": "Slurm", "open mpi": "Open MPI", "flags": "flags"}[kind]
         assert line.endswith(f"joined by {name}: process {index} of 2, 1 of 2 devices here")
@@ -178,3 +177,38 @@ def test_processes_that_do_not_come_are_waited_for_and_then_said(tmp_path):
     assert found.stderr.splitlines() == [
         f"--coordinator {address}: not all of --num-processes 2 have come within 1 s: see the logs of the others"
     ]
+
+
+def permuted(port, process, count):
+    """One of two processes whose devices alternate on the mesh: batches, and what is computed of each example."""
+    import jax
+
+    jax.config.update("jax_num_cpu_devices", 2)
+    initialize_distributed(f"localhost:{port}", count, process)
+    from jaxalign import recipes, sharding, training
+    from tests.recipes import toy
+
+    devices = jax.devices()
+    mesh = sharding.make_mesh(data=4, devices=[devices[0], devices[2], devices[1], devices[3]])
+    assert sharding.row_share(mesh) == (process, 2)
+    assert sharding.row_order(mesh) == [0, 2, 1, 3]
+    placed = training.put_batch(np.arange(8)[process * 4 :][:4], mesh)
+    assert sharding.to_host(placed).tolist() == [0, 1, 4, 5, 2, 3, 6, 7]
+    examples = toy.examples(toy.demonstrations())
+    shape = toy.SHAPES["llama"]
+    params = sharding.shard_tree(toy.params("llama"), sharding.replicated(mesh))
+    found = recipes.example_log_probs(shape, params, examples, mesh=mesh, batch_size=4)
+    print(json.dumps([row.tolist() for row in found]))
+
+
+def test_a_mesh_in_another_order_than_its_processes():
+    from jaxalign import recipes
+    from jaxalign.sharding import make_mesh
+    from tests.recipes import toy
+
+    expected = recipes.example_log_probs(
+        toy.SHAPES["llama"], toy.params("llama"), toy.examples(toy.demonstrations()), mesh=make_mesh(fsdp=1)
+    )
+    for output in run_together("tests.sharding.test_distributed:permuted", 2):
+        for found, row in zip(json.loads(output.splitlines()[-1]), expected, strict=True):
+            np.testing.assert_allclose(found, row, rtol=FLOAT32, atol=FLOAT32)
