@@ -5,6 +5,7 @@ import importlib
 import os
 import re
 import sys
+import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -54,8 +55,30 @@ BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; returns the exit status: 0 done, 2 wrong input (one line on stderr), 1 the run failed."""
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    """Run the command line; returns the exit status: 0 done, 2 wrong input (one line on stderr), 1 the run failed.
+
+    One of several processes that fails ends at once and does not return: at its exit it would wait for the others, and
+    they for it.
+    """
+    try:
+        status = _main(list(sys.argv[1:] if arguments is None else arguments))
+    except Exception:
+        if not _one_of_several():
+            raise
+        traceback.print_exc()
+        status = FAILED
+    if status and _one_of_several():
+        from jaxalign import sharding
+
+        sharding.abandon_distributed(status)
+    return status
+
+
+def _one_of_several() -> bool:
+    return "jax" in sys.modules and sys.modules["jax"].distributed.is_initialized()
+
+
+def _main(arguments: list[str]) -> int:
     # Only its tokenizers are used: that it finds no PyTorch is no news.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     if not arguments or arguments[0] in ("-h", "--help"):

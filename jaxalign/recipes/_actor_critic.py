@@ -5,6 +5,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.sharding import Mesh
 
 from jaxalign import models, sharding
@@ -165,9 +166,7 @@ def make_actor_critic(
 
 
 def _moments(values: tuple[float, float], mesh: Mesh) -> tuple[jax.Array, jax.Array]:
-    whole = sharding.replicated(mesh)
-    mean, std = (jax.device_put(jnp.float32(value), whole) for value in values)
-    return mean, std
+    return sharding.shard_tree((np.float32(values[0]), np.float32(values[1])), sharding.replicated(mesh))
 
 
 def _zeros(config: ModelConfig) -> Params:

@@ -190,16 +190,25 @@ def _map_rows(
         process_count=parts,
         pieces=sharding.length_shards(mesh),
     )
+    order = np.asarray(sharding.row_order(mesh))
+
+    def read(rows: jax.Array) -> np.ndarray:
+        """In the order of the examples."""
+        host = sharding.to_host(rows)
+        if jax.process_count() == 1:
+            return host
+        return host.reshape(shards, -1, *host.shape[1:])[order].reshape(host.shape)
+
     found: list[np.ndarray] = []
     waiting: jax.Array | None = None
     with jax.set_mesh(mesh):
         for batch in data.make_iterator(source):
-            running = function(config, frozen, training.put_batch(batch, mesh))
+            running = sharding.settle(function(config, frozen, training.put_batch(batch, mesh)))
             if waiting is not None:
-                found.extend(sharding.to_host(waiting))
+                found.extend(read(waiting))
             waiting = running
         if waiting is not None:
-            found.extend(sharding.to_host(waiting))
+            found.extend(read(waiting))
     return found[: len(examples)]
 
 

@@ -192,10 +192,22 @@ class FolderConfig(TrainConfig):
     """A row that cannot be used: stop with its file, row and field, or leave it out and count it."""
     save_dtype: Literal["float32", "bfloat16"] | None = None
     """Type of the weights in ``final``; None = ``parameter_dtype``, so that nothing learnt is rounded away."""
+    coordinator: str | None = None
+    """HOST:PORT of process 0, on hosts that do not find each other by themselves, as they do on a TPU pod, under Slurm
+    or Open MPI and in a Kubernetes job. With it come the next two."""
+    num_processes: int | None = None
+    """How many processes train together; 1 = look for no others."""
+    process_id: int | None = None
+    """Which of them this is, from 0; every other flag is the same on all."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        _at_least(self, 1, "dataset_limit")
+        _at_least(self, 1, "dataset_limit", "num_processes")
+        _at_least(self, 0, "process_id")
+        if scheme := re.match(r"[a-z][a-z0-9+.-]+:/", str(self.output_dir)):
+            raise InputError(
+                f"--output-dir: {scheme[0]}/... is no folder; mount the bucket (docs/pods.md) and give a path in it"
+            )
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -159,6 +159,7 @@ def fit(
         accumulation=config.accumulation,
         schedule=schedule,
         update_extra=objective.update_extra,
+        count_tokens=count_tokens,
     )
 
     best = Best()
@@ -197,7 +198,9 @@ def fit(
 
     def evaluate_all(index: int, state: training.TrainState) -> dict[str, float]:
         values = evaluation(state) if evaluation else {}
-        values |= evaluate(index, split.whole(state.params)[1]) if evaluate else {}
+        if evaluate is not None:
+            whole = sharding.settle(split.whole(state.params)[1])
+            values |= evaluate(index, whole)
         if keep_best is not None:
             best.offer(index, values, keep_best, state)
         return values
@@ -330,7 +333,6 @@ def _loop(
         )
     batches = data.make_iterator(source, start=position)
     shown = ("loss", "rewards/margin", "rewards/accuracy")
-    shares = sharding.row_share(step.mesh)[1]
     try:
         bar = training.Progress(total_steps, start=start, title=progress or "", every=config.log_every, shown=shown)
         with bar if progress is not None else contextlib.nullcontext() as shown_bar:
@@ -349,7 +351,6 @@ def _loop(
                 evaluate_every=config.eval_every,
                 observe=observe,
                 identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
-                count_tokens=lambda batch: count_tokens(batch) * shares,
                 to_save=to_save,
             )
     finally:

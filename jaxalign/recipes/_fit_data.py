@@ -3,7 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
+import jax
+import jax.numpy as jnp
 from jax.sharding import Mesh
 
 from jaxalign import data, sharding
@@ -81,9 +82,9 @@ def make_source(
     )
 
 
-def count_tokens(batch: Batch) -> int:
+def count_tokens(batch: Batch) -> jax.Array:
     """Tokens of a batch, and of the text beside it."""
-    own = int(np.sum(batch.example > 0))
+    own = jnp.sum(batch.example > 0)
     return own if batch.pretraining is None else own + count_tokens(batch.pretraining)
 
 

@@ -71,7 +71,8 @@ def fit_ppo(
       model_config, params: the policy to start from, usually an SFT model; ``params`` is copied, not consumed.
       prompts: what is sampled from, in an order that is a function of the seed.
       reward: any ``f(prompts, completions) -> scores``, called on the host with each prompt's ``content`` and the
-        decoded completion; or a reward model with the policy's tokenizer, which is computed on the devices.
+        decoded completion, on several processes by the first alone; or a reward model with the policy's tokenizer,
+        which is computed on the devices.
       config: the run.
       decode: ids -> text, for a text reward.
       stop_tokens: ids that end a response (the EOS).
@@ -91,8 +92,6 @@ def fit_ppo(
         finite (it names the update and the prompt; the state is saved, the same call continues there).
       TrainingError: a loss or gradient that is not finite.
     """
-    if jax.process_count() > 1:
-        raise InputError("ppo: runs in one process; it takes all the devices of that process (--mesh)")
     if config.overlap_rewards and isinstance(reward, RewardModel):
         raise InputError("--overlap-rewards: a reward model is computed on the devices; there is nothing to overlap")
     mesh = sharding.parse_mesh(config.mesh)
@@ -165,7 +164,7 @@ def fit_ppo(
         )
 
     def whole(state: training.TrainState) -> Params:
-        return actor_critic.policy.whole(state.params["policy"])[1]
+        return sharding.settle(actor_critic.policy.whole(state.params["policy"])[1])
 
     def observe(index: int, values: Any) -> None:
         if report is not None:
@@ -196,8 +195,7 @@ def fit_ppo(
                 evaluate=None if evaluate is None else lambda index, state: evaluate(index, whole(state)),
                 evaluate_every=evaluate_every,
                 observe=observe,
-                identify=lambda batch: batch.record_ids[:, 0],
-                count_tokens=lambda batch: int(batch.target_mask.sum()),
+                identify=lambda batch: sharding.to_host(batch.record_ids)[:, 0].tolist(),
                 to_save=source.to_save if config.overlap_rewards else None,
             )
     finally:

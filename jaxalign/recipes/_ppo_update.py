@@ -279,6 +279,7 @@ def prepare(rollout: Batch, beta: jax.Array, config: PPOFitConfig) -> tuple[Batc
         "objective/scores_std": (jnp.std(scores), 1.0),
         "objective/kl_coefficient": (beta, 1.0),
         "policy/entropy_avg": (losses.masked_sum(carried["entropy"], mask), tokens),
+        "tokens": (tokens, 1.0),
         "val/num_eos_tokens": (finished, 1.0),
         "val/finished": (finished, episodes),
         "val/response_length": (tokens, episodes),

@@ -8,9 +8,13 @@ from typing import Any
 import jax
 
 from jaxalign.recipes._config import UNCHECKED, TrainConfig
+from jaxalign.recipes._shared import check_agreement
 from jaxalign.training import Checkpoints, Restored, TrainState
 
-__all__ = ["open_run"]
+__all__ = ["OF_A_PROCESS", "open_run"]
+
+# How a process was started, which says nothing of the run and differs between processes.
+OF_A_PROCESS = ("coordinator", "num_processes", "process_id")
 
 
 def open_run(
@@ -24,9 +28,11 @@ def open_run(
       like, layout: shapes and shardings of its state.
 
     Raises:
-      InputError: what is there is of a run with another config.
+      InputError: what is there is of a run with another config, or the processes of this one have not the same data.
     """
-    described = json.loads(json.dumps(dataclasses.asdict(config) | (identity or {}), default=str))
+    check_agreement(identity or {})
+    values = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_A_PROCESS}
+    described = json.loads(json.dumps(values | (identity or {}), default=str))
     may_change = UNCHECKED
     if config.optimizer.schedule != "constant":
         # The schedule falls over the whole run: with another length every update so far would have been another.

@@ -2,6 +2,7 @@
 
 import concurrent.futures
 import dataclasses
+import functools
 import time
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -11,11 +12,12 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxalign import data, models, sampling, sharding, training
+from jaxalign import data, models, sampling, sharding
 from jaxalign.data import Batch, Prompt
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 from jaxalign.recipes._ppo_config import PPOFitConfig
+from jaxalign.recipes._shared import on_first_process
 from jaxalign.sampling import Samples, TextReward
 from jaxalign.training import TrainState
 
@@ -61,6 +63,8 @@ class RolloutSource:
 
     With ``overlap_rewards`` rollout k + 1 is sampled, by the same parameters as rollout k was trained from, while a
     thread rates the texts of rollout k; ``to_save`` puts such a rollout into what a checkpoint holds.
+
+    On several processes all of them sample together and know all of the texts; the first has them rated.
     """
 
     def __init__(
@@ -111,13 +115,13 @@ class RolloutSource:
         batch = rollout.batch
         if self._texts.reward is not None:
             try:
-                scores = rollout.scores.result() if rollout.scores else self._rate(rollout.prompts, rollout.samples)
+                scores = on_first_process(functools.partial(self._scores, rollout), len(rollout.prompts))
             except BaseException as error:
                 self._ahead = rollout  # to be saved: its policy is gone
                 if isinstance(error, InputError):
                     raise InputError(f"update {number + 1}: {error}") from error
                 raise
-            extras = {**batch.extras, "scores": training.put_batch(scores.astype(np.float32), self._mesh)}
+            extras = {**batch.extras, "scores": self._put(scores.astype(np.float32))}
             batch = batch.replace(extras=extras)
         self._ahead = ahead
         return batch, {
@@ -135,8 +139,7 @@ class RolloutSource:
             samples = {name: jnp.asarray(getattr(self._ahead.samples, name)) for name in SAVED}
             computed = {name: self._ahead.batch.extras[name] for name in self._computed()}
             ahead = {"number": jnp.int32(self._ahead.number), **samples, **computed}
-        whole = sharding.replicated(self._mesh)
-        ahead = jax.tree.map(lambda leaf: jax.device_put(leaf, whole), ahead)
+        ahead = sharding.shard_tree(ahead, sharding.replicated(self._mesh))
         return dataclasses.replace(state, extra={**state.extra, "ahead": ahead})
 
     def saved_shapes(self) -> dict[str, jax.ShapeDtypeStruct]:
@@ -159,7 +162,7 @@ class RolloutSource:
             samples = Samples(**{name: np.asarray(ahead[name]) for name in SAVED})
             rows = self._rows(number)
             batch = self._batch(rows, samples)
-            computed = training.put_batch({name: np.asarray(ahead[name]) for name in self._computed()}, self._mesh)
+            computed = self._put({name: np.asarray(ahead[name]) for name in self._computed()})
             batch = batch.replace(extras={**batch.extras, **computed})
             self._ahead = Rollout(number, 1, rows, samples, batch, 0.0, self._submit(rows, samples))
 
@@ -193,7 +196,8 @@ class RolloutSource:
         seconds = time.monotonic() - started
         batch = self._batch(rows, samples)
         # Dispatched, not waited for: the device computes while the host rates.
-        batch = batch.replace(extras={**batch.extras, **self._pass(state.params, self._frozen, batch)})
+        computed = sharding.settle(self._pass(state.params, self._frozen, batch))
+        batch = batch.replace(extras={**batch.extras, **computed})
         return Rollout(number, staleness, rows, samples, batch, seconds, self._submit(rows, samples))
 
     def _rows(self, number: int) -> list[int]:
@@ -212,10 +216,19 @@ class RolloutSource:
             finished=np.asarray(samples.finished),
             sampler_log_probs=np.asarray(samples.log_probs),
         )
-        return training.put_batch(batch, self._mesh)
+        return self._put(batch)
+
+    def _put(self, rows: Any) -> Any:
+        """Lay out rows that every process has all of."""
+        return sharding.shard_tree(rows, sharding.batch_sharding(self._mesh))
 
     def _submit(self, rows: list[int], samples: Samples) -> concurrent.futures.Future[np.ndarray] | None:
-        return self._rater.submit(self._rate, rows, samples) if self._rater else None
+        if self._rater is None or jax.process_index() != 0:
+            return None
+        return self._rater.submit(self._rate, rows, samples)
+
+    def _scores(self, rollout: Rollout) -> np.ndarray:
+        return rollout.scores.result() if rollout.scores else self._rate(rollout.prompts, rollout.samples)
 
     def _rate(self, rows: list[int], samples: Samples) -> np.ndarray:
         assert self._texts.reward is not None

@@ -16,10 +16,12 @@ from jaxalign.recipes._config import FolderConfig, RunConfig
 from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._fit_data import Pretraining
 from jaxalign.recipes._objective import Objective, Params
+from jaxalign.recipes._resume import OF_A_PROCESS
+from jaxalign.recipes._shared import check_agreement, check_shared
 
 __all__ = [
-    "RunData", "Tokenise", "Trained", "load_tokenizer", "read_examples", "run_recipe", "same_shape", "say",
-    "weights_name", "write_final",
+    "RunData", "Tokenise", "Trained", "join_processes", "load_tokenizer", "read_examples", "run_recipe", "same_shape",
+    "say", "weights_name", "write_final",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -85,7 +87,7 @@ def run_recipe(
     The records are read (``load``) before the model: what is wrong with them is said in a second, not after a minute.
     A method that trains another model than a language model makes it ``with_head`` and knows how to ``write`` it.
     """
-    sharding.initialize_distributed()
+    join_processes(config)
     tokenise = load()
     model_config = models.load_config(config.model)
     if model_config.labels and not (with_head and model_config.labels == 1):
@@ -128,6 +130,15 @@ def run_recipe(
         write_final(config, result, tokenizer)
     else:
         write(result, tokenizer, run_data)
+
+
+def join_processes(config: FolderConfig) -> None:
+    """Join the processes of this run, where there are several, and make sure that they share flags and folder."""
+    sharding.initialize_distributed(config.coordinator, config.num_processes, config.process_id)
+    if jax.process_count() > 1:
+        say(f"{jax.process_count()} processes with {jax.device_count()} devices: {jax.devices()[0].device_kind}")
+        check_agreement({name: value for name, value in vars(config).items() if name not in OF_A_PROCESS})
+        check_shared(config.output_dir)
 
 
 def write_final(config: FolderConfig, result: Trained, tokenizer: Any) -> None:

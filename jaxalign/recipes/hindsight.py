@@ -176,7 +176,7 @@ def run(config: HindsightConfig) -> None:
     ``eval_dataset`` whose records have several rated outputs, how often the better one is the likelier after the words
     of a good one is written to ``evaluation.json``.
     """
-    sharding.initialize_distributed()
+    sharding.initialize_distributed(config.coordinator, config.num_processes, config.process_id)
     if config.prompts is not None and not frozen_feedback(config, feedback_file(config)):
         return
     if config.pretraining_dataset is None and config.pretraining_weight is None:

@@ -20,7 +20,7 @@ from jaxalign.recipes._config import FolderConfig
 from jaxalign.recipes._ppo import fit_ppo
 from jaxalign.recipes._ppo_config import PPO_PRESETS, PRESET_YIELDS, PPOFitConfig
 from jaxalign.recipes._raters import identity_of, load_text_reward
-from jaxalign.recipes._run import load_tokenizer, same_shape, say, weights_name, write_final
+from jaxalign.recipes._run import join_processes, load_tokenizer, same_shape, say, weights_name, write_final
 from jaxalign.sampling import TextReward
 
 __all__ = ["ALIASES", "PRESETS", "PRESET_YIELDS", "PPOConfig", "load", "run"]
@@ -85,7 +85,7 @@ def load(config: PPOConfig) -> Callable[[Any], list[Prompt]]:
 
 def run(config: PPOConfig) -> None:
     """Load, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
-    sharding.initialize_distributed()
+    join_processes(config)
     tokenise = load(config)
     model_config = models.load_config(config.model)
     if model_config.labels:

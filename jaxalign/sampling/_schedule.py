@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-import jax
 import numpy as np
 
 from jaxalign.models import Cache, ModelConfig
@@ -11,6 +10,7 @@ from jaxalign.sampling import _engine as engine
 from jaxalign.sampling._engine import Controls, Fresh, Params, Plan, Rows, Staged
 from jaxalign.sampling._requests import bucket
 from jaxalign.sampling._samples import Samples
+from jaxalign.sharding import fetch
 
 # Rows are refilled once this share of them is free: each refill waits for the device and rewrites prompt columns.
 REFILL_SHARE = 8
@@ -150,7 +150,7 @@ class Schedule:
         """Write the responses that have ended into ``out`` and free their rows; returns how many."""
         assert self._rows is not None
         state = self._rows
-        step, emitted, over, stopped, all_tokens, log_probs = jax.device_get(
+        step, emitted, over, stopped, all_tokens, log_probs = fetch(
             (state.step, state.emitted, state.done, state.finished, state.tokens, state.log_probs)
         )
         self._step, ended = int(step), 0

@@ -4,10 +4,10 @@ Nothing here knows a model, a loss or a batch: trees of axis names and shapes co
 functions serve one device and a pod; on one device every sharding is simply "here".
 """
 
-from jaxalign.sharding._distributed import initialize_distributed
-from jaxalign.sharding._gather import to_host
+from jaxalign.sharding._distributed import abandon_distributed, initialize_distributed
+from jaxalign.sharding._gather import fetch, to_host
 from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
-from jaxalign.sharding._put import make_from_shards, shard_tree
+from jaxalign.sharding._put import make_from_shards, settle, shard_tree
 from jaxalign.sharding._rules import (
     BATCH_AXES,
     LENGTH_AXIS,
@@ -19,6 +19,7 @@ from jaxalign.sharding._rules import (
     parse_rules,
     partition_spec,
     replicated,
+    row_order,
     row_share,
     tree_shardings,
 )
@@ -29,8 +30,10 @@ __all__ = [
     "MESH_AXES",
     "RULES",
     "Rules",
+    "abandon_distributed",
     "batch_sharding",
     "data_shards",
+    "fetch",
     "initialize_distributed",
     "length_shards",
     "make_from_shards",
@@ -39,7 +42,9 @@ __all__ = [
     "parse_rules",
     "partition_spec",
     "replicated",
+    "row_order",
     "row_share",
+    "settle",
     "shard_tree",
     "to_host",
     "tree_shardings",

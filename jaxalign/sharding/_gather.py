@@ -1,7 +1,16 @@
 """From the devices back to the host."""
 
+from typing import Any
+
 import jax
 import numpy as np
+
+
+def fetch(tree: Any) -> Any:
+    """``jax.device_get`` of a tree, on every process; in a run of several processes all must call this."""
+    if jax.process_count() == 1:
+        return jax.device_get(tree)
+    return jax.tree.map(to_host, tree)
 
 
 def to_host(array: jax.Array | np.ndarray, row: int | None = None) -> np.ndarray:
@@ -18,6 +27,8 @@ def to_host(array: jax.Array | np.ndarray, row: int | None = None) -> np.ndarray
     if not isinstance(array, jax.Array):
         return np.asarray(array) if row is None else np.asarray(array[row])
     if not array.is_fully_addressable:
+        if array.is_fully_replicated:
+            return to_host(array.addressable_data(0), row)
         from jax.experimental import multihost_utils
 
         part = array if row is None else _row(array, row)

@@ -26,6 +26,17 @@ def shard_tree(tree: Any, shardings: Any) -> Any:
     return jax.tree.map(_put, tree, shardings)
 
 
+def settle(tree: Any) -> Any:
+    """Wait for what was dispatched, where another program must not run beside it: on the CPUs of several processes.
+
+    There a program that depends on nothing in flight begins at once, and the two take each other's messages for their
+    own. Accelerators run one program after the other, in the order of all processes; nothing waits there.
+    """
+    if jax.process_count() > 1 and jax.default_backend() == "cpu":
+        jax.block_until_ready(tree)
+    return tree
+
+
 def make_from_shards(
     shape: tuple[int, ...], dtype: Any, sharding: Sharding | None, read: Callable[[Index], np.ndarray]
 ) -> jax.Array:

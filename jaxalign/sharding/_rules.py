@@ -3,7 +3,7 @@
 import functools
 import logging
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -174,15 +174,39 @@ def row_share(mesh: Mesh) -> tuple[int, int]:
     Processes that share rows (their devices differ only along ``tensor`` and ``sequence``) have the same index.
 
     Raises:
-        InputError: if this process's rows are not one such part, as on a mesh whose devices are not in process order.
+        InputError: if the processes' rows are not such parts, as where some share part of their rows.
     """
+    parts = row_parts(mesh)
+    own = parts[jax.process_index()]
+    return sorted(set(parts.values())).index(own), len(set(parts.values()))
+
+
+def row_order(mesh: Mesh) -> list[int]:
+    """Return the row shards in the order of the parts of ``row_share``: block k of a batch lies in shard ``order[k]``.
+
+    It is 0, 1, 2 ... where the mesh's devices are in the order of their processes. On a torus they need not be: a host
+    has a square of it, and the mesh goes along its rows.
+    """
+    return [shard for part in sorted(set(row_parts(mesh).values())) for shard in part]
+
+
+def row_parts(
+    mesh: Mesh, process_of: Callable[[jax.Device], int] = lambda device: device.process_index
+) -> dict[int, tuple[int, ...]]:
+    """Return the row shards that each process's devices hold; raises ``InputError`` as ``row_share``."""
     shards = data_shards(mesh)
-    parts = batch_sharding(mesh).addressable_devices_indices_map((shards,))
-    mine = sorted({index for part in parts.values() if part for index in range(*part[0].indices(shards))})
-    size = len(mine)
-    if not size or mine != list(range(mine[0], mine[0] + size)) or shards % size or mine[0] % size:
-        raise InputError(f"--mesh: process {jax.process_index()} would hold the row shards {mine} of {shards}")
-    return mine[0] // size, shards // size
+    held: dict[int, set[int]] = {}
+    for device, (rows, *_) in batch_sharding(mesh).devices_indices_map((shards,)).items():
+        held.setdefault(process_of(device), set()).update(range(*rows.indices(shards)))
+    parts = {process: tuple(sorted(own)) for process, own in held.items()}
+    distinct = set(parts.values())
+    if len({len(part) for part in distinct}) > 1 or sum(map(len, distinct)) != shards:
+        process, part = min(parts.items())
+        raise InputError(
+            f"--mesh: process {process} would hold the row shards {list(part)} of {shards}, and others some of these "
+            "and more: take a tensor axis that divides a host's devices or is a multiple of them"
+        )
+    return parts
 
 
 def replicated(mesh: AnyMesh) -> NamedSharding:

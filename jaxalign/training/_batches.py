@@ -7,7 +7,15 @@ import jax
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from jaxalign.errors import InputError
-from jaxalign.sharding import BATCH_AXES, LENGTH_AXIS, batch_sharding, data_shards, length_shards, row_share
+from jaxalign.sharding import (
+    BATCH_AXES,
+    LENGTH_AXIS,
+    batch_sharding,
+    data_shards,
+    length_shards,
+    row_order,
+    row_share,
+)
 
 
 def batch_shardings(batch: Any, mesh: Mesh) -> Any:
@@ -83,7 +91,8 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
 
     Args:
         batch: a pytree of host arrays ``[B, ...]``; on several processes each passes the part of the rows that
-            ``sharding.row_share`` says, and the global batch is the parts in order.
+            ``sharding.row_share`` says, and the global batch has them in the order of ``sharding.row_order``.
+            Arrays of all processes are whole.
         mesh: the mesh.
 
     Raises:
@@ -93,10 +102,22 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     if jax.process_count() == 1:
         check_rows(batch, mesh)
         return jax.device_put(batch, shardings)
-    _, count = row_share(mesh)
+    shards = data_shards(mesh)
+    index, count = row_share(mesh)
+    share = shards // count
+    order = row_order(mesh)[index * share : (index + 1) * share]
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-        return jax.make_array_from_process_local_data(sharding, leaf, (leaf.shape[0] * count, *leaf.shape[1:]))
+        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+            return jax.device_put(leaf, sharding)
+        rows = leaf.shape[0] // share  # of a shard
+
+        def block(places: tuple[slice, ...] | None) -> Any:
+            assert places is not None
+            local = order.index((places[0].start or 0) // rows)
+            return leaf[(slice(local * rows, (local + 1) * rows), *places[1:])]
+
+        return jax.make_array_from_callback((leaf.shape[0] * count, *leaf.shape[1:]), sharding, block)
 
     if isinstance(shardings, NamedSharding):
         return jax.tree.map(lambda leaf: place(leaf, shardings), batch)

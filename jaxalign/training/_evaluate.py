@@ -7,7 +7,7 @@ import jax
 import numpy as np
 from jax.sharding import Mesh
 
-from jaxalign.sharding import replicated
+from jaxalign.sharding import replicated, settle
 from jaxalign.training._batches import constrain_batch, input_sharding, put_batch
 from jaxalign.training._update import LossFunction, Metrics, Terms
 
@@ -82,7 +82,7 @@ def evaluate(
 
     waiting = None
     for batch in batches:
-        running = eval_step(params, frozen, put_batch(batch, mesh), key, extra or {})
+        running = settle(eval_step(params, frozen, put_batch(batch, mesh), key, extra or {}))
         if waiting is not None:  # read one batch late: the device always has work
             add(*jax.device_get(waiting))
         waiting = running

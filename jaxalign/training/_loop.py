@@ -51,7 +51,7 @@ class _Pending:
 
 MakeBatch = Callable[[TrainState, int], tuple[Any, Mapping[str, float]]]
 """``make(state, position) -> (batch, values)``: a batch that the current parameters make, such as a rollout, and what
-is to be written beside its step's metrics."""
+is to be written beside its step's metrics. On several processes it raises on all or on none."""
 
 
 _Supply = tuple[Any, Any, Mapping[str, float]]
@@ -102,7 +102,7 @@ def run_loop(
         observe: called with every step's number and metrics (one step late where batches are at hand);
             what it raises ends the run.
         identify: batch -> record ids, for the message about a non-finite step.
-        count_tokens: batch -> number of tokens (of all processes).
+        count_tokens: batch -> number of tokens of all processes, where the step has no metric ``tokens``.
         to_save: state -> what a checkpoint holds of it, where that is more than the step sees.
 
     Raises:
@@ -119,7 +119,7 @@ def run_loop(
         found = means(late.metrics)
         now = time.monotonic()
         seconds, clock = now - clock, now
-        tokens = count_tokens(late.batch) if count_tokens else 0
+        tokens = int(found.pop("tokens")) if "tokens" in found else count_tokens(late.batch) if count_tokens else 0
         speed = {"seconds": seconds} | ({"tokens": tokens, "tokens_per_second": tokens / seconds} if tokens else {})
         if writer:
             writer.write(late.step, {**found, **late.values, **speed})
@@ -168,7 +168,8 @@ def run_loop(
             if pending:
                 late, pending = pending, None
                 values = read(late)
-            if index > first and jax.process_count() == 1:  # with several, the others do not know
+            # Of several processes all have failed to make it alike, or else the others do not know.
+            if index > first and (jax.process_count() == 1 or callable(batches)):
                 save()
             raise
 

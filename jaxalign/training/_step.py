@@ -50,6 +50,7 @@ def make_train_step(
     accumulation: int = 1,
     schedule: Callable[[Any], Any] | None = None,
     update_extra: Callable[..., dict[str, Any]] | None = None,
+    count_tokens: Callable[[Any], Any] | None = None,
 ) -> TrainStep:
     """Return the jitted step ``(state, frozen, batch) -> (state, metrics)`` of a loss.
 
@@ -63,7 +64,8 @@ def make_train_step(
     it was and the metric ``nonfinite`` is 1; so the last state is whole, and a resumed run meets the same batch.
 
     Metrics: those of the loss, ``loss`` (the total), ``loss/<term>`` where there are several terms, ``grad_norm``
-    (global, before any clipping), ``nonfinite``, and ``learning_rate`` if ``schedule`` is given.
+    (global, before any clipping), ``nonfinite``, ``learning_rate`` if ``schedule`` is given, and ``tokens`` if
+    ``count_tokens`` is.
 
     Args:
         loss: ``loss(params, frozen, batch, key, extra) -> (terms, metrics)``.
@@ -75,6 +77,7 @@ def make_train_step(
         schedule: the learning rate of update k (0-based), to be reported.
         update_extra: ``update_extra(extra, params, metrics, step) -> extra`` with the new parameters, this step's
             metrics as (sum, count) and the number of updates including this one; must keep shapes and dtypes.
+        count_tokens: ``batch -> number of tokens``, traced: of the whole batch, whichever process holds its rows.
 
     Raises:
         InputError: when called with rows that do not divide into accumulation x data shards.
@@ -87,6 +90,8 @@ def make_train_step(
         report = updated.metrics | {"nonfinite": (1.0 - updated.finite, 1.0)}
         if schedule is not None:
             report["learning_rate"] = (schedule(state.step), 1.0)
+        if count_tokens is not None:
+            report["tokens"] = (count_tokens(batch), 1.0)
         extra = state.extra
         if update_extra is not None:
             extra = update_extra(extra, updated.params, report, state.step + 1)

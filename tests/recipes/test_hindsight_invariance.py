@@ -1,26 +1,15 @@
 """What must not change Chain of Hindsight: everything is on: drawn chains, forgetful masks, pretraining text."""
 
 import functools
-import json
-import os
-import socket
-import subprocess
-import sys
-from pathlib import Path
 
-import jax
-import numpy as np
 import pytest
 
-from jaxalign import data, recipes, sharding
-from jaxalign.recipes._fit_data import make_source
-from jaxalign.training import OptimizerConfig
+from jaxalign import data, recipes
 from tests.recipes import toy
 from tests.recipes.test_invariance import assert_only_the_top_moved
 from tests.recipes.toy import STEPS, Run, assert_same_run
 from tests.tolerances import FLOAT32
 
-ROOT = Path(__file__).parents[2]
 FORGET = {"forget_min_ratio": 0.1, "forget_max_ratio": 0.3}
 
 
@@ -45,13 +34,10 @@ def run(unlikelihood: float | None = None, listed: bool = False, **options) -> R
     )
 
 
-# All three axes and micro-batches at once: XLA's virtual devices then wait for each other for ever, every other time.
+# Meshes alone: test_matrix.py. All three axes and micro-batches at once: XLA's virtual devices then wait for each
+# other for ever, every other time.
 VARIANTS = {
     "one row a micro-batch": {"accumulation": 8},
-    "data 8": {"mesh": "data=8"},
-    "fsdp 8": {"mesh": "fsdp=8"},
-    "tensor 4, data 2": {"mesh": "data=2,tensor=4"},
-    "data 2, fsdp 2, tensor 2": {"mesh": "data=2,fsdp=2,tensor=2"},
     "micro-batches on a mesh": {"mesh": "data=2,tensor=2", "accumulation": 2},
     "recomputed activations": {"remat": "full"},
     "sequence 4": {"mesh": "sequence=4"},
@@ -112,60 +98,3 @@ def test_what_trains_in_part_does_not_depend_on_micro_batches_and_the_mesh(kind)
     assert_same_run(found, expected)
     if "frozen_layers" in options:
         assert_only_the_top_moved(found)
-
-
-# --- two processes ----------------------------------------------------------------------------------------------------
-
-SGD = OptimizerConfig(optimizer="sgd", learning_rate=0.1)
-
-
-def share(port: str, process: int, folder: str, mesh: str) -> None:
-    """One of two processes of two devices, which train together."""
-    jax.config.update("jax_num_cpu_devices", 2)
-    sharding.initialize_distributed(f"localhost:{port}", 2, process)
-    config = recipes.FitConfig(max_steps=STEPS, batch_size=8, mesh=mesh, optimizer=SGD, accumulation=2)
-    chains, text = toy.chains(), toy.pretraining()
-    own = make_source(chains, config, sharding.parse_mesh(mesh), 0, shuffle=True, pretraining=text)[0]
-    parts = 1 if "sequence" in mesh else 2  # of rows: both processes have a piece of each
-    assert own.tokens.shape[0] == 8 // parts
-    assert own.pretraining.tokens.shape[0] == 16 // parts
-    result = recipes.fit(
-        toy.SHAPES["llama"], toy.params("llama"), chains, objective, config,
-        pretraining=text, directory=folder, report=lambda *_: None,
-    )  # fmt: skip
-    params = toy.leaves(jax.tree.map(sharding.to_host, result.params))
-    if process == 0:
-        np.savez(Path(folder) / "params.npz", **params)
-
-
-@pytest.mark.parametrize("mesh", ["data=2,fsdp=2", "sequence=4"])
-def test_two_processes_are_one(mesh, tmp_path):
-    with socket.socket() as server:
-        server.bind(("localhost", 0))
-        port = server.getsockname()[1]
-    program = "from tests.recipes.test_hindsight_invariance import share; "
-    processes = [
-        subprocess.Popen(
-            [sys.executable, "-c", f"{program}share({port}, {index}, {str(tmp_path)!r}, {mesh!r})"],
-            stderr=subprocess.PIPE, text=True, cwd=ROOT,
-            env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
-        )
-        for index in (0, 1)
-    ]  # fmt: skip
-    try:
-        for process in processes:
-            _, errors = process.communicate(timeout=300)
-            assert process.returncode == 0, errors[-3000:]
-    finally:  # one alone would wait for the other
-        for process in processes:
-            process.kill()
-    expected = run()
-    rows = [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
-    assert [row["step"] for row in rows] == list(range(1, STEPS + 1))
-    for row, whole in zip(rows, expected.metrics, strict=True):
-        for name in ("loss", "loss/feedback", "loss/pretraining", "nll/best", "nll/worse", "grad_norm"):
-            assert row[name] == pytest.approx(whole[name], rel=FLOAT32), name
-    with np.load(tmp_path / "params.npz") as params:
-        assert params.keys() == expected.params[-1].keys()
-        for name, value in expected.params[-1].items():
-            np.testing.assert_allclose(params[name], value, rtol=FLOAT32, atol=FLOAT32 * np.abs(value).max())

@@ -1,5 +1,6 @@
 """Tiny real things: a byte-level BPE tokenizer, Llama- and GPT-2-shaped models, records, recorded runs of ``fit``."""
 
+import contextlib
 import functools
 import json
 import random
@@ -13,7 +14,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from jaxalign import data, models, recipes
+from jaxalign import data, models, recipes, sharding
 from jaxalign.data._templates import parse_templates
 from jaxalign.training import OptimizerConfig
 from tests.tolerances import FLOAT32
@@ -186,12 +187,12 @@ def examples(records: list[dict[str, Any]], kind: Any = None) -> list[data.Examp
 
 @dataclass(frozen=True)
 class Run:
-    """What five updates did."""
+    """What some updates did."""
 
     losses: np.ndarray
     grad_norms: np.ndarray
     params: list[dict[str, np.ndarray]]
-    """Before the first update and after each."""
+    """Before the first update and after each; on several processes before and after the first and after the last."""
     metrics: list[dict[str, float]]
     tree: list[Any]
     """``params`` as the model takes them."""
@@ -203,11 +204,14 @@ class Run:
 
 
 def leaves(tree: Any) -> dict[str, np.ndarray]:
-    return {jax.tree_util.keystr(path): np.asarray(leaf) for path, leaf in jax.tree_util.tree_leaves_with_path(tree)}
+    return {
+        jax.tree_util.keystr(path): np.array(sharding.to_host(leaf))
+        for path, leaf in jax.tree_util.tree_leaves_with_path(tree)
+    }
 
 
 def train(
-    shape: str,
+    shape: str | models.ModelConfig,
     some_examples: data.Examples,
     make_objective: Callable[[models.ModelConfig], recipes.Objective],
     *,
@@ -218,9 +222,13 @@ def train(
     cache_reference: bool = False,
     pretraining: recipes.Pretraining | None = None,
     eval_examples: data.Examples = (),
+    folder: Path | None = None,
     **options: Any,
 ) -> Run:
-    """``recipes.fit`` with plain SGD on whole-dataset batches, on one device unless ``mesh`` says more; recorded."""
+    """``recipes.fit`` with plain SGD on whole-dataset batches, on one device unless ``mesh`` says more; recorded.
+
+    On several processes they share ``folder``, and only the first knows the metrics.
+    """
     config = recipes.FitConfig(**{
         "max_steps": steps,
         "batch_size": len(some_examples),
@@ -228,17 +236,13 @@ def train(
         "eval_every": 1,
         "optimizer": OptimizerConfig(optimizer="sgd", learning_rate=learning_rate),
     } | options)  # fmt: skip
-    trees: list[Any] = []
+    model = SHAPES[shape] if isinstance(shape, str) else shape
+    start = params(str(shape)) if start is None else start
 
-    def keep(step: int, tree: Any) -> dict[str, float]:
-        assert step == len(trees)
-        trees.append(jax.tree.map(np.asarray, tree))
-        return {}
-
-    with tempfile.TemporaryDirectory() as folder:
+    def run(keep: Callable[[int, Any], dict[str, float]], directory: Path) -> None:
         recipes.fit(
-            SHAPES[shape],
-            params(shape) if start is None else start,
+            model,
+            start,
             some_examples,
             make_objective,
             config,
@@ -246,13 +250,31 @@ def train(
             cache_reference=cache_reference,
             pretraining=pretraining,
             eval_examples=eval_examples,
-            directory=folder,
+            directory=directory,
             evaluate=keep,
             report=lambda done, total, note: None,
         )
-        rows = [json.loads(line) for line in (Path(folder) / "metrics.jsonl").read_text().splitlines()]
+
+    return record(run, steps, folder)
+
+
+def record(run: Callable[..., None], steps: int, folder: Path | None = None) -> Run:
+    """What ``run(keep, directory)`` did, which calls ``keep(step, params)`` before the first update and after each."""
+    trees: list[Any] = []
+
+    def keep(step: int, tree: Any) -> dict[str, float]:
+        assert step == len(trees)
+        read = jax.process_count() == 1 or step in (0, 1, steps)  # each reading is a collective a leaf
+        trees.append(jax.tree.map(lambda leaf: np.array(sharding.to_host(leaf)), tree) if read else {})
+        return {}
+
+    with tempfile.TemporaryDirectory() if folder is None else contextlib.nullcontext(folder) as directory:
+        run(keep, Path(directory))
+        rows = []
+        if jax.process_index() == 0:
+            rows = [json.loads(line) for line in (Path(directory) / "metrics.jsonl").read_text().splitlines()]
     rows = [row for row in rows if "loss" in row]
-    assert len(rows) == steps
+    assert len(rows) == (steps if jax.process_index() == 0 else 0)
     assert len(trees) == steps + 1
     return Run(
         losses=np.array([row["loss"] for row in rows]),

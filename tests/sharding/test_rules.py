@@ -20,6 +20,7 @@ from jaxalign.sharding import (
     parse_rules,
     partition_spec,
     replicated,
+    row_order,
     row_share,
     shard_tree,
     tree_shardings,
@@ -191,3 +192,4 @@ def test_batch_and_replicated():
 def test_one_process_has_every_row():
     for sizes in ((1, 1, 1), (2, 2, 2), (8, 1, 1), (1, 2, 4), (1, 2, 1, 4)):
         assert row_share(make_mesh(*sizes)) == (0, 1)
+        assert row_order(make_mesh(*sizes)) == list(range(sizes[0] * sizes[1]))

@@ -1,0 +1,126 @@
+"""What the processes of one run share and agree on."""
+
+import contextlib
+import hashlib
+import time
+import zlib
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jax
+import numpy as np
+
+from jaxalign.errors import InputError
+
+__all__ = ["check_agreement", "check_shared", "on_first_process"]
+
+# Seconds in which a file that one host has written must be seen by the others; network file systems keep lists of what
+# is not there for a while.
+PATIENCE = 60.0
+# Bytes of an error that the other processes are told.
+LONGEST = 2000
+
+
+def on_first_process(compute: Callable[[], np.ndarray], count: int) -> np.ndarray:
+    """``compute()`` as the first process has it, on all of them; the others do not call it.
+
+    For what must be done once (a rating that costs money, or is drawn) and be the same everywhere.
+
+    Args:
+        compute: makes float32 ``[count]``.
+        count: how many numbers.
+
+    Raises:
+        Exception: what ``compute`` raised, and on the other processes an InputError of the same text.
+    """
+    if jax.process_count() == 1:
+        return compute()
+    from jax.experimental import multihost_utils
+
+    found, text, raised = np.zeros(count, np.float32), b"", None
+    if jax.process_index() == 0:
+        try:
+            found = np.asarray(compute(), np.float32)
+        except Exception as error:
+            raised, text = error, (str(error) or type(error).__name__).encode()[:LONGEST]
+    length = int(multihost_utils.broadcast_one_to_all(np.int32(len(text))))
+    if length:
+        told = np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(length), np.uint8)))
+        raise raised or InputError(told.tobytes().decode(errors="replace"))
+    return np.asarray(multihost_utils.broadcast_one_to_all(found))
+
+
+def check_agreement(values: Mapping[str, Any]) -> None:
+    """Make sure that every process was given the same values: flags, by their names, and data by theirs.
+
+    Raises:
+        InputError: one was not; names the first value that differs, and a process that has another.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    names = sorted(values)
+    own = [hashlib.sha256(f"{name} {values[name]!r}".encode()).digest()[:4] for name in names]
+    # As many on every process, whatever it was given.
+    both = np.asarray([zlib.crc32(" ".join(names).encode()), *np.frombuffer(b"".join(own), np.uint32)], np.uint32)
+    known = multihost_utils.process_allgather(np.asarray([both[0], len(both)], np.uint32))
+    different = np.argwhere((known != known[0]).any(-1))
+    if not different.size:
+        gathered = multihost_utils.process_allgather(both)
+        different = np.argwhere(gathered != gathered[0])
+    if different.size:
+        process, *place = different[0].tolist()
+        name = names[place[0] - 1] if place else "flags and data"
+        what = name if " " in name else "--" + name.replace("_", "-")
+        raise InputError(
+            f"{what}: process {process} was given another than process 0; all processes must have the same"
+        )
+
+
+def check_shared(folder: Path) -> None:
+    """Make sure that all processes see the files that the first one writes into ``folder``; makes it if missing.
+
+    Raises:
+        InputError: the first cannot write there, or another sees something else under that name.
+    """
+    if jax.process_count() == 1:
+        return
+    from jax.experimental import multihost_utils
+
+    token = int.from_bytes(np.random.default_rng().bytes(4), "big")
+    token = int(multihost_utils.broadcast_one_to_all(np.uint32(token)))
+    marker = folder / f".shared-{token:08x}"
+    try:
+        on_first_process(lambda: _write(marker), 1)
+        here = _appears(marker)
+        seen = np.asarray(multihost_utils.process_allgather(np.asarray(here)))
+    finally:
+        if jax.process_index() == 0:
+            with contextlib.suppress(OSError):
+                marker.unlink(missing_ok=True)
+    if not seen.all():
+        blind = ", ".join(map(str, np.flatnonzero(~seen)))
+        raise InputError(
+            f"--output-dir {folder}: process {blind} does not see what process 0 writes there; the folder must be on a "
+            "file system that all hosts share (docs/pods.md)"
+        )
+
+
+def _write(marker: Path) -> np.ndarray:
+    try:
+        marker.parent.mkdir(parents=True, exist_ok=True)
+        marker.touch()
+    except OSError as error:
+        raise InputError(f"--output-dir {marker.parent}: {error.strerror}") from error
+    return np.zeros(1, np.float32)
+
+
+def _appears(marker: Path) -> bool:
+    end = time.monotonic() + PATIENCE
+    while not marker.exists():
+        if time.monotonic() > end:
+            return False
+        time.sleep(0.2)
+    return True
