@@ -217,6 +217,7 @@ def fit(
         config,
         position=restored.position if restored else 0,
         start=restored.step if restored else 0,
+        evaluation_due=restored is not None and restored.evaluation_due,
         total_steps=total_steps,
         frozen=frozen,
         checkpoints=checkpoints,
@@ -311,6 +312,7 @@ def _loop(
     *,
     position: int,
     start: int,
+    evaluation_due: bool,
     total_steps: int,
     frozen: dict[str, Params],
     checkpoints: training.Checkpoints | None,
@@ -328,6 +330,10 @@ def _loop(
             step=start,
             tensorboard=directory / "tensorboard" if config.tensorboard else None,
         )
+    spikes = None
+    if config.loss_spike is not None:
+        history = [] if directory is None else training.read_losses(directory / "metrics.jsonl", start)
+        spikes = training.LossSpikes(config.loss_spike, history)
     batches = data.make_iterator(source, start=position)
     shown = ("loss", "rewards/margin", "rewards/accuracy")
     shares = sharding.row_share(step.mesh)[1]
@@ -351,6 +357,10 @@ def _loop(
                 identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
                 count_tokens=lambda batch: count_tokens(batch) * shares,
                 to_save=to_save,
+                evaluation_due=evaluation_due,
+                spikes=spikes,
+                limits=config.limits,
+                debug=config.debug,
             )
     finally:
         batches.close()

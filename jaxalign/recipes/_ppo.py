@@ -179,6 +179,10 @@ def fit_ppo(
             tensorboard=folder / "tensorboard" if config.tensorboard else None,
         )
     start = restored.step if restored else 0
+    spikes = None
+    if config.loss_spike is not None:
+        history = [] if folder is None else training.read_losses(folder / "metrics.jsonl", start)
+        spikes = training.LossSpikes(config.loss_spike, history)
     try:
         bar = training.Progress(total, start=start, title=title, every=config.log_every, shown=SHOWN)
         with contextlib.nullcontext() if report else bar as shown:
@@ -199,6 +203,10 @@ def fit_ppo(
                 identify=lambda batch: batch.record_ids[:, 0],
                 count_tokens=lambda batch: int(batch.target_mask.sum()),
                 to_save=source.to_save if config.overlap_rewards else None,
+                evaluation_due=restored is not None and restored.evaluation_due,
+                spikes=spikes,
+                limits=config.limits,
+                debug=config.debug,
             )
     finally:
         source.close()
