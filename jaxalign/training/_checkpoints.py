@@ -79,6 +79,7 @@ class Checkpoints:
         options = ocp.CheckpointManagerOptions(
             preservation_policy=self.retention.policy(), create=True, cleanup_tmp_directories=True
         )
+        logging.getLogger("absl").addFilter(_not_raised)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
         self._saving = 0
         self._failed = False
@@ -232,10 +233,11 @@ class Checkpoints:
     def _failure(self, error: Exception) -> CheckpointError:
         self._failed = True
         whole = [int(path.name) for path in self.directory.glob("[0-9]*") if path.name.isdigit()]
-        kept = f"the newest whole one is of step {max(whole)}" if whole else "there is none before it"
+        rest = "" if not self.directory.is_dir() else "; there is none before it"
+        if whole:
+            rest = f"; the newest whole one is of step {max(whole)}: the same command continues from there"
         return CheckpointError(
-            f"{self.directory}: the checkpoint of step {self._saving} could not be saved: {_cause(error)}; {kept}, and "
-            "the same command continues from there"
+            f"{self.directory}: the checkpoint of step {self._saving} could not be saved: {_cause(error)}{rest}"
         )
 
     def __enter__(self) -> Self:
@@ -245,6 +247,11 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _not_raised(record: logging.LogRecord) -> bool:
+    """Whether a record of Orbax's says more than an exception that is raised too: not a second time, with traceback."""
+    return record.exc_info is None or "orbax" not in record.pathname
 
 
 def check_config(
