@@ -113,25 +113,24 @@ class Checkpoints:
         self.wait()
         if step in self._manager.all_steps():
             return
-        notes = {
+        notes: dict[str, Any] = {
             "data": {"position": position, "evaluation_due": evaluation_due},
             "config": self.config,
             "metrics": dict(metrics or {}),
+            "kinds": _kinds(state),
+            "checksums": fingerprint(state),
         }
-        arrays = {"kinds": _kinds(state), "checksums": fingerprint(state)}
-        arrays["notes"] = {"sha256": _digest(arrays, notes)}
-        json_save = self._ocp.args.JsonSave
-        items = {name: json_save(value) for name, value in (notes | {"arrays": arrays}).items()}
+        args = self._ocp.args
+        items = args.Composite(state=args.StandardSave(state), notes=args.JsonSave({**notes, "sha256": _digest(notes)}))
         self._saving = step
         try:
             if (
                 not self.directory.is_dir()
             ):  # it would be made anew, perhaps on another disk than the one that went away
                 raise FileNotFoundError("the folder is gone")
-            self._manager.save(step, args=self._ocp.args.Composite(state=self._ocp.args.StandardSave(state), **items))
+            self._manager.save(step, args=items)
         except Exception as error:
             raise self._failure(error) from error
-        self.retention.offer(step, notes["metrics"])
 
     def restore(self, like: TrainState, shardings: TrainState) -> Restored | None:
         """Return the newest checkpoint that is whole, or None if there is none at all.
@@ -175,15 +174,12 @@ class Checkpoints:
 
     def _read(self, step: int, target: TrainState) -> Restored:
         args = self._ocp.args
-        names = ("arrays", "data", "config", "metrics")
-        items = self._manager.restore(step, args=args.Composite(**{name: args.JsonRestore() for name in names}))
-        notes = {name: items[name] for name in names}
-        arrays = notes.pop("arrays")
+        notes = self._manager.restore(step, args=args.Composite(notes=args.JsonRestore())).notes
         # First of all: a flipped bit in a config would read as a changed flag, one in a position as other data.
-        if arrays.pop("notes")["sha256"] != _digest(arrays, notes):
+        if notes.pop("sha256") != _digest(notes):
             raise OSError("the checksum of its config, metrics and data position does not match")
         check_config(notes["config"], self.config, may_change=self.may_change, where=str(self.directory))
-        kinds, wanted = arrays["kinds"], _kinds(target)
+        kinds, wanted = notes["kinds"], _kinds(target)
         for name in sorted(kinds.keys() | wanted.keys()):
             if kinds.get(name) != wanted.get(name):
                 raise InputError(
@@ -192,7 +188,7 @@ class Checkpoints:
                 )
         state = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(target))).state
         found = fingerprint(state)
-        if wrong := [name for name in found if found[name] != arrays["checksums"].get(name)]:
+        if wrong := [name for name in found if found[name] != notes["checksums"].get(name)]:
             raise OSError(f"the checksum of {wrong[0]} does not match")
         data = notes["data"]
         return Restored(state, step, data["position"], notes["config"], notes["metrics"], data["evaluation_due"])
@@ -305,9 +301,9 @@ def _kinds(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
-def _digest(arrays: Mapping[str, Any], notes: Mapping[str, Any]) -> str:
-    """Of everything in a checkpoint that is no array; JSON's own values, so that it is the same when read back."""
-    return hashlib.sha256(json.dumps([arrays, notes], sort_keys=True).encode()).hexdigest()
+def _digest(notes: Mapping[str, Any]) -> str:
+    """Of everything in a checkpoint that is no array; of its JSON, so that it is the same when read back."""
+    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
 
 
 def _cause(error: BaseException) -> str:

@@ -65,10 +65,10 @@ class Retention:
         if self.best is None:
             return
         for step in steps:
-            path = directory / str(step) / "metrics" / "metrics"
+            path = directory / str(step) / "notes" / "metadata"
             try:
-                self.offer(step, json.loads(path.read_bytes()))
-            except (OSError, ValueError, AttributeError) as error:
+                self.offer(step, json.loads(path.read_bytes())["metrics"])
+            except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
                 logger.warning("%s: not counted for --keep-best-by: %s", path, error)
 
     def check(self, values: Mapping[str, float]) -> None:
