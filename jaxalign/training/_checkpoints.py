@@ -123,10 +123,10 @@ class Checkpoints:
         args = self._ocp.args
         items = args.Composite(state=args.StandardSave(state), notes=args.JsonSave({**notes, "sha256": _digest(notes)}))
         self._saving = step
+        self.retention.offer(step, notes["metrics"])
         try:
-            if (
-                not self.directory.is_dir()
-            ):  # it would be made anew, perhaps on another disk than the one that went away
+            # Orbax would make it anew, perhaps on another disk than the one that went away.
+            if not self.directory.is_dir():
                 raise FileNotFoundError("the folder is gone")
             self._manager.save(step, args=items)
         except Exception as error:
