@@ -298,5 +298,5 @@ def test_a_number_that_is_not_finite_stops_ppo_and_is_not_saved(prompts, tmp_pat
     said = str(caught.value)
     assert said.startswith("step 1: ")
     assert "is not finite; records [" in said
-    assert "; it began in the parameters['" in said or "; it began in layer " in said
+    assert "; it began in " in said
     assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]
