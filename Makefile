@@ -4,6 +4,7 @@
 #   make demo-frontier   the whole reward-KL frontier, every method, on a 0.85M-parameter model
 #   make test            the whole test suite (needs no torch)
 #   make parity          live parity tests against PyTorch's models (installs torch into .venv)
+#   make faults          kill, damage, starve and stop runs, some ten minutes; prints a report
 #   make lint            ruff and mypy
 
 PYTHON ?= python3
@@ -19,7 +20,7 @@ EXTRAS := dev$(if $(ACCELERATOR),$(comma)$(ACCELERATOR))
 # Two test workers on two cores; more cores take more.
 WORKERS ?= 2
 
-.PHONY: demo demo-frontier test parity lint check-accelerator
+.PHONY: demo demo-frontier test parity faults lint check-accelerator
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -52,6 +53,9 @@ test: $(VENV)/.installed
 parity: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[parity]"
 	JAXALIGN_TEST_COMPILER=full $(BIN)/python -m pytest tests/parity
+
+faults: $(VENV)/.installed
+	$(BIN)/python -m tests.faults
 
 lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check .

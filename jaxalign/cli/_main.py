@@ -108,11 +108,13 @@ def _main(arguments: list[str]) -> int:
             raise
         return _complain(f"{error.filename}: {error.strerror}", BAD_INPUT)
     except Exception as error:
+        # By name: jax is not imported for it. Before memory: a full disk may be called an exhausted resource too.
+        known = any(kind.__name__ == "TrainingError" for kind in type(error).__mro__)
+        if known or isinstance(error, FloatingPointError):
+            return _complain(str(error), FAILED)
         advice = _out_of_memory(error)
         if advice is not None:
             return _complain(advice, FAILED)
-        if type(error).__name__ == "TrainingError" or isinstance(error, FloatingPointError):
-            return _complain(str(error), FAILED)
         raise
     return 0
 

@@ -100,12 +100,15 @@ class Block(nn.Module):
                 self._project(part, "btd,dhk->bthk", x, dropout_keys) for part in ("query", "key", "value")
             )
             if config.qk_norm:
-                query = normalise_heads(config, self.query_norm, query)
-                key = normalise_heads(config, self.key_norm, key)
+                with jax.named_scope("query_norm"):
+                    query = normalise_heads(config, self.query_norm, query)
+                with jax.named_scope("key_norm"):
+                    key = normalise_heads(config, self.key_norm, key)
             if view.tables is not None:
                 query, key = rotate(query, view.tables), rotate(key, view.tables)
             if cache is None:
-                mixed = attend(config, query, key, value, view)
+                with jax.named_scope("attention"):
+                    mixed = attend(config, query, key, value, view)
             else:
                 assert view.visible is not None
                 cache = cache.write(key, value, layer, column)
@@ -120,7 +123,7 @@ class Block(nn.Module):
             return self._project("output", "bthk,hkd->btd", mixed, dropout_keys)
 
         def fed_forward(x: jax.Array) -> jax.Array:
-            activation = ACTIVATION_FUNCTIONS[config.activation]
+            activation = jax.named_scope("activation")(ACTIVATION_FUNCTIONS[config.activation])
             up = self._project("up", "btd,df->btf", x, dropout_keys)
             if config.gated_mlp:
                 up = activation(self._project("gate", "btd,df->btf", x, dropout_keys)) * up
@@ -128,23 +131,25 @@ class Block(nn.Module):
                 up = activation(up)
             return self._project("down", "btf,fd->btd", up, dropout_keys)
 
-        def norm(parameters: dict[str, jax.Array], x: jax.Array) -> jax.Array:
-            return normalise(config, parameters, x)
+        def norm(part: str, x: jax.Array) -> jax.Array:
+            with jax.named_scope(part):
+                return normalise(config, getattr(self, part), x)
 
         if config.block == "pre_norm":
-            hidden = hidden + attended(norm(self.attention_norm, hidden))
-            hidden = hidden + fed_forward(norm(self.mlp_norm, hidden))
+            hidden = hidden + attended(norm("attention_norm", hidden))
+            hidden = hidden + fed_forward(norm("mlp_norm", hidden))
         elif config.block == "post_norm":
-            hidden = norm(self.attention_norm, hidden + attended(hidden))
-            hidden = norm(self.mlp_norm, hidden + fed_forward(hidden))
+            hidden = norm("attention_norm", hidden + attended(hidden))
+            hidden = norm("mlp_norm", hidden + fed_forward(hidden))
         elif config.block == "sandwich_norm":
-            hidden = hidden + norm(self.attention_post_norm, attended(norm(self.attention_norm, hidden)))
-            hidden = hidden + norm(self.mlp_post_norm, fed_forward(norm(self.mlp_norm, hidden)))
+            hidden = hidden + norm("attention_post_norm", attended(norm("attention_norm", hidden)))
+            hidden = hidden + norm("mlp_post_norm", fed_forward(norm("mlp_norm", hidden)))
         else:
-            x = norm(self.attention_norm, hidden)
-            y = x if config.block == "parallel_one_norm" else norm(self.mlp_norm, hidden)
+            x = norm("attention_norm", hidden)
+            y = x if config.block == "parallel_one_norm" else norm("mlp_norm", hidden)
             hidden = hidden + attended(x) + fed_forward(y)
         return hidden, cache
 
     def _project(self, part: str, equation: str, x: jax.Array, dropout_keys: jax.Array | None) -> jax.Array:
-        return project(self.config, part, equation, x, getattr(self, part), dropout_keys)
+        with jax.named_scope(part):
+            return project(self.config, part, equation, x, getattr(self, part), dropout_keys)

@@ -153,7 +153,8 @@ def trunk(
 def finish(config: ModelConfig, params: Params, hidden: jax.Array) -> jax.Array:
     """What follows the last block: the final norm and, where embeddings are projected, the way back to their width."""
     if config.final_norm:
-        hidden = normalise(config, params["final_norm"], hidden)
+        with jax.named_scope("final_norm"):
+            hidden = normalise(config, params["final_norm"], hidden)
     if config.embedding_width is not None:
         hidden = hidden @ params["project_out"]["kernel"].astype(hidden.dtype)
     return hidden
@@ -236,4 +237,5 @@ def _views(
 
 
 def _embed(config: ModelConfig, params: Params, tokens: jax.Array, positions: jax.Array) -> jax.Array:
-    return constrain_tokens(embed_tokens(config, params["embed"], tokens.reshape(-1, tokens.shape[-1]), positions))
+    with jax.named_scope("embed"):
+        return constrain_tokens(embed_tokens(config, params["embed"], tokens.reshape(-1, tokens.shape[-1]), positions))

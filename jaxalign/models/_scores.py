@@ -87,10 +87,11 @@ def _at_sources(
     index = source_index.reshape(-1, source_index.shape[-1])
     ids = None if targets is None else targets.reshape(index.shape)
     mesh = ambient_mesh()
-    if mesh is None:
-        scores = _score(config, hidden, index, ids, matrix, bias, temperature, None)
-    else:
-        scores = _sharded(config, mesh, hidden, index, ids, matrix, bias, temperature)
+    with jax.named_scope("unembedding"):
+        if mesh is None:
+            scores = _score(config, hidden, index, ids, matrix, bias, temperature, None)
+        else:
+            scores = _sharded(config, mesh, hidden, index, ids, matrix, bias, temperature)
     return scores.reshape(source_index.shape)
 
 

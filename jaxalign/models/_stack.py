@@ -58,7 +58,9 @@ def run_stack(
             parameters, index = scanned
             for place in range(period):
                 one = jax.tree.map(lambda leaf, place=place: leaf[place], parameters) if period > 1 else parameters
-                hidden = layer(windows[first + place], hidden, one, index + place)
+                # Says in profiles and in what --debug finds: iteration i of this scan is layer first + period * i.
+                with jax.named_scope(f"layers[{start + first + place}::{period}]"):
+                    hidden = layer(windows[first + place], hidden, one, index + place)
             return hidden, None
 
         # The whole stack as it lies where it is scanned whole: a slice would be a copy of the weights.

@@ -9,14 +9,15 @@ from jaxalign.data import Truncation
 from jaxalign.errors import InputError
 from jaxalign.models import PARAMETER_AXES, LoRA
 from jaxalign.sharding import Rules, parse_rules
-from jaxalign.training import OptimizerConfig
+from jaxalign.training import OptimizerConfig, Retention, TimeLimits
 
 __all__ = ["UNCHECKED", "FitConfig", "FolderConfig", "RunConfig", "TrainConfig"]
 
 # Fields that may change between a run and its continuation; any other change is an error.
 UNCHECKED = frozenset({
-    "max_steps", "epochs", "save_every", "keep_checkpoints", "log_every", "eval_every", "tensorboard", "output_dir",
-    "mesh", "sharding_rules", "save_dtype", "normalise_dataset", "normalise_variance",
+    "max_steps", "epochs", "save_every", "keep_checkpoints", "keep_every", "keep_best_by", "log_every", "eval_every",
+    "tensorboard", "output_dir", "mesh", "sharding_rules", "save_dtype", "normalise_dataset", "normalise_variance",
+    "stop_deadline", "step_timeout", "slow_timeout", "loss_spike", "debug",
 })  # fmt: skip
 
 
@@ -80,6 +81,25 @@ class TrainConfig:
     """Checkpoint every N steps (and at the end, and on SIGTERM)."""
     keep_checkpoints: int = 2
     """How many of the newest checkpoints to keep."""
+    keep_every: int | None = None
+    """Checkpoints of steps that are multiples of this stay for ever; a multiple of ``save_every``."""
+    keep_best_by: str | None = None
+    """The checkpoint at which this metric was best stays too, e.g. "eval/loss" or "eval/rewards/accuracy": the lowest
+    of a loss, the highest of anything else. Evaluated ones need ``eval_every``, a multiple of ``save_every``."""
+    stop_deadline: float | None = None
+    """Seconds from SIGTERM or SIGINT to the end of the save; then the run gives up the save and ends with status 1.
+    None = as long as it takes."""
+    step_timeout: float | None = None
+    """End the run if a single wait within a step (for its batch, its dispatch, its results) takes more seconds than
+    this: a hung collective or callback. None = wait for ever."""
+    slow_timeout: float = 1800.0
+    """With ``step_timeout``: the same for the first step, which compiles, for an evaluation and for a save."""
+    loss_spike: float | None = None
+    """Stop if the loss is more than this many deviations above the median of the last 64 steps (5 is far out); None =
+    never. Nothing of the step is saved."""
+    debug: bool = False
+    """Where a loss or gradient is not finite, run the step again operation by operation and name the first module, or
+    gradient, that was not. Costs that each step's metrics are waited for."""
     log_every: int = 10
     """Steps between lines in a log; a terminal has a bar, and metrics.jsonl every step."""
     tensorboard: bool = False
@@ -88,7 +108,12 @@ class TrainConfig:
     def __post_init__(self) -> None:
         _at_least(self, 0, "frozen_layers", "lora_rank", "seed")
         _at_least(self, 1, "max_steps", "epochs", "batch_size", "accumulation")
-        _at_least(self, 1, "save_every", "keep_checkpoints", "log_every")
+        _at_least(self, 1, "save_every", "keep_checkpoints", "keep_every", "log_every")
+        _above(self, 0, "stop_deadline", "step_timeout", "slow_timeout", "loss_spike")
+        if self.keep_every is not None and self.keep_every % self.save_every:
+            raise InputError(
+                f"--keep-every: {self.keep_every} is no multiple of --save-every {self.save_every}: nothing to keep"
+            )
         self._check_lora()
         self.rules  # noqa: B018
         if self.frozen_dtype == "bfloat16" and self.dtype == "float32":
@@ -107,6 +132,16 @@ class TrainConfig:
         for item in fields(TrainConfig):
             if item.name.startswith("lora_") and getattr(self, item.name) != item.default:
                 raise InputError(f"{_flag(item.name)}: there is no adapter without --lora-rank")
+
+    @property
+    def retention(self) -> Retention:
+        """Which checkpoints stay."""
+        return Retention(self.keep_checkpoints, self.keep_every, self.keep_best_by)
+
+    @property
+    def limits(self) -> TimeLimits:
+        """How long what may take."""
+        return TimeLimits(self.step_timeout, self.slow_timeout, self.stop_deadline)
 
     @property
     def shares_reference(self) -> str | None:
@@ -143,6 +178,13 @@ def _at_least(config: Any, least: int, *names: str) -> None:
         value = getattr(config, name)
         if value is not None and value < least:
             raise InputError(f"{_flag(name)}: must be at least {least}, is {value}")
+
+
+def _above(config: Any, bound: float, *names: str) -> None:
+    for name in names:
+        value = getattr(config, name)
+        if value is not None and not value > bound:
+            raise InputError(f"{_flag(name)}: must be above {bound}, is {value}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -235,6 +277,11 @@ class RunConfig(FitConfig, FolderConfig):
         if self.eval_dataset is None and (self.eval_every or self.eval_split != "train"):
             flag = "--eval-every" if self.eval_every else "--eval-split"
             raise InputError(f"{flag}: there is nothing to evaluate on without --eval-dataset")
+        if (self.keep_best_by or "").startswith("eval/") and (not self.eval_every or self.eval_every % self.save_every):
+            raise InputError(
+                f"--keep-best-by {self.keep_best_by}: evaluations must fall on checkpoints; give --eval-every, a "
+                f"multiple of --save-every {self.save_every}"
+            )
         if self.max_prompt_length is not None and self.max_prompt_length >= self.max_length:
             raise InputError(
                 f"--max-prompt-length: {self.max_prompt_length} leaves no room for an answer in "

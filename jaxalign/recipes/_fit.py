@@ -220,6 +220,7 @@ def fit(
         config,
         position=restored.position if restored else 0,
         start=restored.step if restored else 0,
+        evaluation_due=restored is not None and restored.evaluation_due,
         total_steps=total_steps,
         frozen=frozen,
         checkpoints=checkpoints,
@@ -314,6 +315,7 @@ def _loop(
     *,
     position: int,
     start: int,
+    evaluation_due: bool,
     total_steps: int,
     frozen: dict[str, Params],
     checkpoints: training.Checkpoints | None,
@@ -331,6 +333,10 @@ def _loop(
             step=start,
             tensorboard=directory / "tensorboard" if config.tensorboard else None,
         )
+    spikes = None
+    if config.loss_spike is not None:
+        history = [] if directory is None else training.read_losses(directory / "metrics.jsonl", start)
+        spikes = training.LossSpikes(config.loss_spike, history)
     batches = data.make_iterator(source, start=position)
     shown = ("loss", "rewards/margin", "rewards/accuracy")
     try:
@@ -352,6 +358,10 @@ def _loop(
                 observe=observe,
                 identify=lambda batch: batch.record_ids[batch.record_ids >= 0],
                 to_save=to_save,
+                evaluation_due=evaluation_due,
+                spikes=spikes,
+                limits=config.limits,
+                debug=config.debug,
             )
     finally:
         batches.close()

@@ -178,6 +178,10 @@ def fit_ppo(
             tensorboard=folder / "tensorboard" if config.tensorboard else None,
         )
     start = restored.step if restored else 0
+    spikes = None
+    if config.loss_spike is not None:
+        history = [] if folder is None else training.read_losses(folder / "metrics.jsonl", start)
+        spikes = training.LossSpikes(config.loss_spike, history)
     try:
         bar = training.Progress(total, start=start, title=title, every=config.log_every, shown=SHOWN)
         with contextlib.nullcontext() if report else bar as shown:
@@ -197,6 +201,10 @@ def fit_ppo(
                 observe=observe,
                 identify=lambda batch: sharding.to_host(batch.record_ids)[:, 0].tolist(),
                 to_save=source.to_save if config.overlap_rewards else None,
+                evaluation_due=restored is not None and restored.evaluation_due,
+                spikes=spikes,
+                limits=config.limits,
+                debug=config.debug,
             )
     finally:
         source.close()

@@ -1,6 +1,6 @@
 """The two jitted programs of PPO: what is computed once of a rollout, and the update that trains on it."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import jax
@@ -210,12 +210,40 @@ def make_ppo_step(
         number, extra = training.select(finite, (state.step + 1, extra), (state.step, state.extra))
         return TrainState(params, optimizer_state, number, state.key, extra), report
 
+    def explain(
+        state: TrainState,
+        frozen: Any,
+        rollout: Batch,
+        metrics: Mapping[str, float],
+        name_rows: training.NameRows | None,
+    ) -> str:
+        """Of the optimizer step that was not finite: the state has the parameters that it was given."""
+        key = jax.random.fold_in(state.key, state.step)
+        shuffle, index = jax.random.fold_in(key, SHUFFLE), int(metrics["policy/optimizer_steps"]) - 1
+        loss, size = ppo_loss(models, config), rollout.tokens.shape[0]
+        chosen = minibatch_rows(shuffle, index, size, config.minibatches)
+
+        def of_rollout(params: Any, frozen: Any, rollout: Batch, key: Any, extra: Any) -> tuple[Terms, Metrics]:
+            prepared = prepare(rollout, extra["kl_coefficient"], config)[0]
+            return loss(params, frozen, minibatch(prepared, shuffle, jnp.int32(index)), key, extra)
+
+        def name(rows: Sequence[int], length: int) -> list[int] | None:
+            if name_rows is None or length not in (size, chosen.shape[0]):
+                return None
+            inside = config.minibatches > 1 and length != size
+            return name_rows([int(chosen[row]) for row in rows] if inside else rows, size)
+
+        return training.explain_loss(
+            of_rollout, state.params, frozen, rollout, key, state.extra, mesh=mesh, name_rows=name
+        )
+
     return training.jit_step(
         step,
         mesh=mesh,
         state_shardings=state_shardings,
         frozen_shardings=frozen_shardings,
         divisor=config.parts,
+        explain=explain,
     )
 
 

@@ -9,7 +9,7 @@ import jax
 
 from jaxalign.recipes._config import UNCHECKED, TrainConfig
 from jaxalign.recipes._shared import check_agreement
-from jaxalign.training import Checkpoints, Restored, TrainState
+from jaxalign.training import Checkpoints, Restored, TrainState, about
 
 __all__ = ["OF_A_PROCESS", "open_run"]
 
@@ -38,9 +38,11 @@ def open_run(
         # The schedule falls over the whole run: with another length every update so far would have been another.
         may_change = UNCHECKED - {"max_steps", "epochs"}
     checkpoints = Checkpoints(
-        directory / "checkpoints", config=described, keep=config.keep_checkpoints, may_change=tuple(may_change)
+        directory / "checkpoints", config=described, keep=config.retention, may_change=tuple(may_change)
     )
     restored = checkpoints.restore(like, layout)
     if jax.process_index() == 0:
-        (directory / "config.json").write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
+        path = directory / "config.json"
+        with about(path):
+            path.write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
     return checkpoints, restored

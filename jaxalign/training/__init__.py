@@ -7,13 +7,16 @@ data it trains. Losses live in ``jaxalign.losses``, the functions that feed them
 from jaxalign.training._batches import batch_shardings, constrain_batch, prefetch, put_batch
 from jaxalign.training._checkpoints import MAY_CHANGE, Checkpoints, Restored, check_config
 from jaxalign.training._dtypes import cast_parameters, round_stochastically
-from jaxalign.training._errors import TrainingError
+from jaxalign.training._errors import CheckpointError, TrainingError, about
 from jaxalign.training._evaluate import evaluate, make_eval_step
+from jaxalign.training._explain import NameRows, explain_loss
 from jaxalign.training._fingerprint import fingerprint
 from jaxalign.training._loop import LoopResult, MakeBatch, run_loop
 from jaxalign.training._metrics import MetricWriter, means
 from jaxalign.training._optimizers import OptimizerConfig, at_update, decay_mask, make_optimizer, make_schedule
 from jaxalign.training._progress import Progress
+from jaxalign.training._retention import Retention
+from jaxalign.training._spikes import LossSpikes, read_losses
 from jaxalign.training._state import TrainState, copy_tree, create_state, state_shapes, state_shardings
 from jaxalign.training._step import TrainStep, jit_step, make_train_step
 from jaxalign.training._update import (
@@ -28,24 +31,32 @@ from jaxalign.training._update import (
     take_part,
     weighted_total,
 )
+from jaxalign.training._watchdog import TimeLimits, Watchdog
 
 __all__ = [
     "MAY_CHANGE",
+    "CheckpointError",
     "Checkpoints",
     "LoopResult",
     "LossFunction",
+    "LossSpikes",
     "MakeBatch",
     "MetricWriter",
     "Metrics",
+    "NameRows",
     "OptimizerConfig",
     "Progress",
     "Restored",
+    "Retention",
     "Terms",
+    "TimeLimits",
     "TrainState",
     "TrainStep",
     "TrainingError",
     "Update",
     "Updated",
+    "Watchdog",
+    "about",
     "at_update",
     "batch_shardings",
     "cast_parameters",
@@ -55,6 +66,7 @@ __all__ = [
     "create_state",
     "decay_mask",
     "evaluate",
+    "explain_loss",
     "fingerprint",
     "jit_step",
     "make_eval_step",
@@ -65,6 +77,7 @@ __all__ = [
     "means",
     "prefetch",
     "put_batch",
+    "read_losses",
     "round_stochastically",
     "run_loop",
     "select",

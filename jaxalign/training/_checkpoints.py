@@ -1,8 +1,11 @@
 """Checkpoints: the state, the data position, the config and the metrics, saved together and restored bit for bit."""
 
 import dataclasses
+import errno
+import hashlib
 import json
 import logging
+import os
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -11,7 +14,9 @@ from typing import Any, Self
 import jax
 
 from jaxalign.errors import InputError
+from jaxalign.training._errors import CheckpointError
 from jaxalign.training._fingerprint import fingerprint
+from jaxalign.training._retention import Retention
 from jaxalign.training._state import TrainState
 
 logger = logging.getLogger(__name__)
@@ -31,6 +36,7 @@ class Restored:
         position: number of batches consumed: the next batch of the data.
         config: the config it was saved with.
         metrics: the metrics of its step.
+        evaluation_due: whether a signal came before the evaluation of this step was made.
     """
 
     state: TrainState
@@ -38,6 +44,7 @@ class Restored:
     position: int
     config: dict[str, Any]
     metrics: dict[str, float]
+    evaluation_due: bool = False
 
 
 class Checkpoints:
@@ -45,12 +52,12 @@ class Checkpoints:
 
     A save copies the arrays and returns; the files are written meanwhile, under another name until they are complete,
     so that a killed process leaves no half checkpoint. Each one carries checksums of its arrays, computed on the
-    devices, and restoring verifies them.
+    devices, and one of everything else in it; restoring verifies them. A save that fails is heard at the next call.
 
     Args:
         directory: the folder, made if missing.
         config: the run's config as nested JSON values; a resumed run must have the same.
-        keep: how many checkpoints stay; older ones are deleted.
+        keep: how many of the newest stay; or a ``Retention``, which may keep others too. What is not kept is deleted.
         may_change: names of config entries that may differ on resume.
     """
 
@@ -59,25 +66,38 @@ class Checkpoints:
         directory: str | Path,
         *,
         config: Mapping[str, Any] | None = None,
-        keep: int = 2,
+        keep: int | Retention = 2,
         may_change: tuple[str, ...] = MAY_CHANGE,
     ) -> None:
         import orbax.checkpoint as ocp
 
-        if keep < 1:
-            raise InputError(f"--keep {keep}: at least one checkpoint must stay")
         self.directory = Path(directory).absolute()
         self.config = json.loads(json.dumps(config or {}))
         self.may_change = may_change
+        self.retention = Retention(keep) if isinstance(keep, int) else keep
         self._ocp = ocp
-        options = ocp.CheckpointManagerOptions(max_to_keep=keep, create=True, cleanup_tmp_directories=True)
+        options = ocp.CheckpointManagerOptions(
+            preservation_policy=self.retention.policy(), create=True, cleanup_tmp_directories=True
+        )
+        logging.getLogger("absl").addFilter(_not_raised)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._saving = 0
+        self._failed = False
+        self.retention.read(self.directory, self.steps())
 
     def steps(self) -> list[int]:
         """Return the steps of the complete checkpoints, oldest first."""
         return sorted(self._manager.all_steps())
 
-    def save(self, step: int, state: TrainState, *, position: int, metrics: Mapping[str, float] | None = None) -> None:
+    def save(
+        self,
+        step: int,
+        state: TrainState,
+        *,
+        position: int,
+        metrics: Mapping[str, float] | None = None,
+        evaluation_due: bool = False,
+    ) -> None:
         """Start saving; waits for an earlier save that still runs. Does nothing if this step is already saved.
 
         Args:
@@ -85,21 +105,32 @@ class Checkpoints:
             state: the state; it may be donated as soon as this returns.
             position: number of batches consumed.
             metrics: the metrics of this step.
+            evaluation_due: whether an evaluation at this step is left to the run that continues.
+
+        Raises:
+            CheckpointError: this save, or the one before it, which was written meanwhile, failed.
         """
-        self._manager.wait_until_finished()
+        self.wait()
         if step in self._manager.all_steps():
             return
+        notes: dict[str, Any] = {
+            "data": {"position": position, "evaluation_due": evaluation_due},
+            "config": self.config,
+            "metrics": dict(metrics or {}),
+            "kinds": _kinds(state),
+            "checksums": fingerprint(state),
+        }
         args = self._ocp.args
-        self._manager.save(
-            step,
-            args=args.Composite(
-                state=args.StandardSave(state),
-                arrays=args.JsonSave({"kinds": _kinds(state), "checksums": fingerprint(state)}),
-                data=args.JsonSave({"position": position}),
-                config=args.JsonSave(self.config),
-                metrics=args.JsonSave(dict(metrics or {})),
-            ),
-        )
+        items = args.Composite(state=args.StandardSave(state), notes=args.JsonSave({**notes, "sha256": _digest(notes)}))
+        self._saving = step
+        self.retention.offer(step, notes["metrics"])
+        try:
+            # Orbax would make it anew, perhaps on another disk than the one that went away.
+            if not self.directory.is_dir():
+                raise FileNotFoundError("the folder is gone")
+            self._manager.save(step, args=items)
+        except Exception as error:
+            raise self._failure(error) from error
 
     def restore(self, like: TrainState, shardings: TrainState) -> Restored | None:
         """Return the newest checkpoint that is whole, or None if there is none at all.
@@ -143,10 +174,12 @@ class Checkpoints:
 
     def _read(self, step: int, target: TrainState) -> Restored:
         args = self._ocp.args
-        jsons = ("arrays", "data", "config", "metrics")
-        notes = self._manager.restore(step, args=args.Composite(**{name: args.JsonRestore() for name in jsons}))
-        check_config(notes.config, self.config, may_change=self.may_change, where=str(self.directory))
-        kinds, wanted = notes.arrays["kinds"], _kinds(target)
+        notes = self._manager.restore(step, args=args.Composite(notes=args.JsonRestore())).notes
+        # First of all: a flipped bit in a config would read as a changed flag, one in a position as other data.
+        if notes.pop("sha256") != _digest(notes):
+            raise OSError("the checksum of its config, metrics and data position does not match")
+        check_config(notes["config"], self.config, may_change=self.may_change, where=str(self.directory))
+        kinds, wanted = notes["kinds"], _kinds(target)
         for name in sorted(kinds.keys() | wanted.keys()):
             if kinds.get(name) != wanted.get(name):
                 raise InputError(
@@ -155,9 +188,10 @@ class Checkpoints:
                 )
         state = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(target))).state
         found = fingerprint(state)
-        if wrong := [name for name in found if found[name] != notes.arrays["checksums"].get(name)]:
+        if wrong := [name for name in found if found[name] != notes["checksums"].get(name)]:
             raise OSError(f"the checksum of {wrong[0]} does not match")
-        return Restored(state, step, notes.data["position"], notes.config, notes.metrics)
+        data = notes["data"]
+        return Restored(state, step, data["position"], notes["config"], notes["metrics"], data["evaluation_due"])
 
     def _set_aside(self, steps: list[int]) -> None:
         if not steps:
@@ -172,13 +206,35 @@ class Checkpoints:
         self._manager.reload()
 
     def wait(self) -> None:
-        """Wait until the last save is complete; raises what went wrong in it."""
-        self._manager.wait_until_finished()
+        """Wait until the last save is complete.
+
+        Raises:
+            CheckpointError: it failed.
+        """
+        try:
+            self._manager.wait_until_finished()
+        except Exception as error:
+            raise self._failure(error) from error
 
     def close(self) -> None:
-        """Wait, and release the threads."""
-        self._manager.wait_until_finished()
-        self._manager.close()
+        """Wait, and release the threads; a failure that has been raised already is not raised again."""
+        if not self._failed:
+            self.wait()
+        try:
+            self._manager.close()
+        except Exception:
+            if not self._failed:
+                raise
+
+    def _failure(self, error: Exception) -> CheckpointError:
+        self._failed = True
+        whole = [int(path.name) for path in self.directory.glob("[0-9]*") if path.name.isdigit()]
+        rest = "" if not self.directory.is_dir() else "; there is none before it"
+        if whole:
+            rest = f"; the newest whole one is of step {max(whole)}: the same command continues from there"
+        return CheckpointError(
+            f"{self.directory}: the checkpoint of step {self._saving} could not be saved: {_cause(error)}{rest}"
+        )
 
     def __enter__(self) -> Self:
         return self
@@ -187,6 +243,11 @@ class Checkpoints:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.close()
+
+
+def _not_raised(record: logging.LogRecord) -> bool:
+    """Whether a record of Orbax's says more than an exception that is raised too: not a second time, with traceback."""
+    return record.exc_info is None or "orbax" not in record.pathname
 
 
 def check_config(
@@ -240,6 +301,24 @@ def _kinds(tree: Any) -> dict[str, str]:
     return {jax.tree_util.keystr(path): f"{leaf.dtype}{list(leaf.shape)}" for path, leaf in leaves}
 
 
-def _line(error: Exception) -> str:
+def _digest(notes: Mapping[str, Any]) -> str:
+    """Of everything in a checkpoint that is no array; of its JSON, so that it is the same when read back."""
+    return hashlib.sha256(json.dumps(notes, sort_keys=True).encode()).hexdigest()
+
+
+def _cause(error: BaseException) -> str:
+    """Why a file could not be written, in the system's words where they can be found in what a writer raised."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, OSError) and seen.strerror:
+            return f"{seen.strerror} ({seen.filename})" if seen.filename else seen.strerror
+        for code in (errno.ENOSPC, errno.EDQUOT, errno.EACCES, errno.EROFS, errno.EFBIG, errno.ENOENT, errno.EIO):
+            if os.strerror(code) in str(seen):
+                return os.strerror(code)
+        seen = seen.__cause__ or seen.__context__
+    return _line(error)
+
+
+def _line(error: BaseException) -> str:
     text = " ".join(str(error).split()) or type(error).__name__
     return text if len(text) <= 200 else text[:197] + "..."

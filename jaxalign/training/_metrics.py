@@ -12,6 +12,7 @@ import jax
 import numpy as np
 
 from jaxalign.errors import InputError
+from jaxalign.training._errors import about
 
 
 def means(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
@@ -35,6 +36,7 @@ class MetricWriter:
     Raises:
         InputError: if a row of the file is not JSON (a last row that was cut short is dropped), or TensorBoard files
             are asked for and ``tensorboardX`` is not installed.
+        OSError: a row or the file cannot be written; it names the file.
     """
 
     def __init__(self, path: str | Path, *, step: int = 0, tensorboard: str | Path | None = None) -> None:
@@ -50,16 +52,20 @@ class MetricWriter:
             except ImportError:
                 raise InputError("TensorBoard files need tensorboardX: pip install 'jaxalign[tensorboard]'") from None
             self._board = SummaryWriter(str(tensorboard), purge_step=step + 1 if step else 0)
-        _truncate(path, step)
-        self._file = path.open("a", encoding="utf-8")
+        with about(path):
+            _truncate(path, step)
+        # Unbuffered: what a full disk refused is not tried again at the end.
+        self._path, self._file = path, path.open("ab", buffering=0)
 
     def write(self, step: int, values: Mapping[str, float | int | str]) -> None:
         """Write one row: ``{"step": step, **values}``."""
         if self._file is None:
             return
         row = {name: value if _writable(value) else None for name, value in values.items()}
-        self._file.write(json.dumps({"step": step, **row}) + "\n")
-        self._file.flush()
+        line = (json.dumps({"step": step, **row}) + "\n").encode()
+        with about(self._path):
+            while line:
+                line = line[self._file.write(line) :]
         if self._board is not None:
             for name, value in values.items():
                 if isinstance(value, (int, float)):

@@ -2,6 +2,7 @@
 
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType, TracebackType
 from typing import Any, Self
 
@@ -13,9 +14,13 @@ class StopRequest:
 
     Handlers can be set in the main thread only; in another thread this asks for nothing. On several processes JAX's
     own service listens to SIGTERM and agrees on one step for all, so that all save the same one; SIGINT is left alone.
+
+    Args:
+        asked: called when the wish arrives (with several processes, when they have agreed on the step).
     """
 
-    def __init__(self) -> None:
+    def __init__(self, asked: Callable[[], None] = lambda: None) -> None:
+        self._asked = asked
         self._flag = False
         self._previous: dict[signal.Signals, Any] = {}
 
@@ -36,10 +41,14 @@ class StopRequest:
             return self._flag
         from jax.experimental import multihost_utils
 
-        return multihost_utils.reached_preemption_sync_point(step)
+        reached = multihost_utils.reached_preemption_sync_point(step)
+        if reached:
+            self._asked()
+        return reached
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         self._flag = True
+        self._asked()
         self._restore()
 
     def _restore(self) -> None:

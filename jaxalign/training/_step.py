@@ -1,6 +1,6 @@
 """The one train step: an update over the global batch, jitted, its state donated."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -10,11 +10,14 @@ from jax.sharding import Mesh
 
 from jaxalign.sharding import replicated
 from jaxalign.training._batches import check_rows, constrain_batch, input_sharding
+from jaxalign.training._explain import NameRows, explain_loss
 from jaxalign.training._state import TrainState
 from jaxalign.training._update import LossFunction, Metrics, make_update, select
 
 StepFunction = Callable[[TrainState, Any, Any], tuple[TrainState, Metrics]]
 """``step(state, frozen, batch) -> (state, metrics)``, pure."""
+Explain = Callable[[TrainState, Any, Any, Mapping[str, float], NameRows | None], str]
+"""``explain(state, frozen, batch, metrics, name_rows)``, of the state that a step that was not finite returned."""
 
 
 class TrainStep:
@@ -23,8 +26,11 @@ class TrainStep:
     ``lower`` is ``jax.jit``'s, for planning and for reading the compiled program.
     """
 
-    def __init__(self, function: jax.stages.Wrapped, mesh: Mesh, accumulation: int) -> None:
+    def __init__(
+        self, function: jax.stages.Wrapped, mesh: Mesh, accumulation: int, explain: Explain | None = None
+    ) -> None:
         self._function = function
+        self._explain = explain
         self.mesh = mesh
         self.accumulation = accumulation
 
@@ -32,6 +38,21 @@ class TrainStep:
         check_rows(batch, self.mesh, self.accumulation)
         with jax.set_mesh(self.mesh):
             return self._function(state, frozen, batch)
+
+    def explain(
+        self, state: TrainState, frozen: Any, batch: Any, metrics: Mapping[str, float], name_rows: NameRows | None
+    ) -> str:
+        """Say where the number began that made a step not finite; runs it again operation by operation.
+
+        Args:
+            state: what the step returned: the state it was given, for the guard left it as it was.
+            frozen, batch: what it was given.
+            metrics: what it reported, divided.
+            name_rows: says which records rows of the batch are.
+        """
+        if self._explain is None:
+            return "this step cannot say where it began"
+        return self._explain(state, frozen, batch, metrics, name_rows)
 
     def lower(self, state: Any, frozen: Any, batch: Any) -> Any:
         """Lower the step for these arrays or shapes, as ``jax.jit(...).lower`` does."""
@@ -98,8 +119,22 @@ def make_train_step(
         number, extra = select(updated.finite, (state.step + 1, extra), (state.step, state.extra))
         return TrainState(updated.params, updated.optimizer_state, number, state.key, extra), report
 
+    def explain(
+        state: TrainState, frozen: Any, batch: Any, metrics: Mapping[str, float], name_rows: NameRows | None
+    ) -> str:
+        key = jax.random.fold_in(state.key, state.step)
+        return explain_loss(
+            loss, state.params, frozen, batch, key, state.extra,
+            mesh=mesh, accumulation=accumulation, name_rows=name_rows,
+        )  # fmt: skip
+
     return jit_step(
-        step, mesh=mesh, state_shardings=state_shardings, frozen_shardings=frozen_shardings, divisor=accumulation
+        step,
+        mesh=mesh,
+        state_shardings=state_shardings,
+        frozen_shardings=frozen_shardings,
+        divisor=accumulation,
+        explain=explain,
     )
 
 
@@ -110,6 +145,7 @@ def jit_step(
     state_shardings: TrainState,
     frozen_shardings: Any = None,
     divisor: int = 1,
+    explain: Explain | None = None,
 ) -> TrainStep:
     """Jit a pure step over the mesh: state donated, rows over the data axes, metrics replicated and float32.
 
@@ -117,6 +153,7 @@ def jit_step(
         step: ``(state, frozen, batch) -> (state, metrics)``.
         mesh, state_shardings, frozen_shardings: as in ``make_train_step``.
         divisor: the number of parts that the step divides the rows of a batch into.
+        explain: what ``TrainStep.explain`` says.
     """
 
     def with_float32_metrics(state: TrainState, frozen: Any, batch: Any) -> tuple[TrainState, Metrics]:
@@ -129,4 +166,4 @@ def jit_step(
         out_shardings=(state_shardings, replicated(mesh)),
         donate_argnums=0,
     )
-    return TrainStep(jitted, mesh, divisor)
+    return TrainStep(jitted, mesh, divisor, explain)

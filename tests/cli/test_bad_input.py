@@ -217,6 +217,10 @@ def test_a_completion_past_the_models_positions(run, tmp_path):
 # --- flags ------------------------------------------------------------------------------------------------------------
 
 BAD_FLAGS = {
+    "keep every": (["--keep-every", "750"], "--keep-every: 750 is no multiple of --save-every 500"),
+    "keep best": (["--keep-best-by", "eval/loss"], "--keep-best-by eval/loss: evaluations must fall on checkpoints"),
+    "step timeout": (["--step-timeout", "0"], "--step-timeout: must be above 0, is 0.0"),
+    "loss spike": (["--loss-spike", "-5"], "--loss-spike: must be above 0, is -5.0"),
     "an unknown loss": (["--loss", "sigmod"], "invalid choice 'sigmod' for argument '--loss'. Expected one of ('sigm"),
     "an unread option": (["--loss", "ipo", "--label-smoothing", "0.1"], "--label-smoothing: not read by loss ipo; "),
     "a value out of range": (["--beta", "-0.1"], "--beta: must be above 0, is -0.1"),

@@ -309,3 +309,15 @@ def test_what_does_not_fit_is_refused(prompts):
     config, tree = models.add_score_head(toy.SHAPES["llama"], toy.params("llama"), jax.random.key(1))
     with pytest.raises(InputError, match="--overlap-rewards"):
         fit(prompts, settings(overlap_rewards=True), reward=models.RewardModel(config, tree))
+
+
+def test_a_number_that_is_not_finite_stops_ppo_and_is_not_saved(prompts, tmp_path):
+    """The first optimizer step throws the policy far out: the second meets numbers that are not finite."""
+    huge = OptimizerConfig(optimizer="sgd", learning_rate=1e38)
+    with pytest.raises(training.TrainingError) as caught:
+        fit(prompts, settings(optimizer=huge, save_every=1, debug=True), folder=tmp_path)
+    said = str(caught.value)
+    assert said.startswith("step 1: ")
+    assert "is not finite; records [" in said
+    assert "; it began in " in said
+    assert not [path for path in (tmp_path / "checkpoints").iterdir() if path.name.isdigit()]

@@ -12,7 +12,8 @@ from tests.recipes import matrix, toy
 from tests.tolerances import FLOAT32
 
 # Four devices, two or one a process. With "tensor=4", or with one device a process any tensor axis, the model spans
-# processes, which then have the same rows; with "sequence=4" each has a piece of every row. DPO is the run that two processes hand over to four.
+# processes, which then have the same rows; with "sequence=4" each has a piece of every row. DPO is the run that two
+# processes hand over to four.
 MESHES = {
     2: {"sft": "tensor=4", "reward": "data=4", "hindsight": "data=2,fsdp=2", "ppo": "fsdp=4"},
     4: {"reward": "fsdp=4", "sft": "sequence=4", "ppo": "data=2,tensor=2"},

@@ -14,6 +14,9 @@ parser.add_argument("folder", type=Path)
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--die", type=int, default=0, help="SIGKILL when the metrics of this step arrive")
 parser.add_argument("--term", type=int, default=0, help="SIGTERM when the metrics of this step arrive")
+parser.add_argument("--hang", type=int, default=0, help="never return when the metrics of this step arrive")
+parser.add_argument("--step-timeout", type=float)
+parser.add_argument("--stop-deadline", type=float)
 parser.add_argument("--mesh", default="fsdp=1")
 parser.add_argument("--devices", type=int, default=1)
 parser.add_argument("--coordinator")
@@ -26,7 +29,14 @@ jax.config.update("jax_compilation_cache_dir", os.environ.get("JAX_COMPILATION_C
 jax.config.update("jax_num_cpu_devices", options.devices)
 
 from jaxalign.sharding import initialize_distributed, row_share  # noqa: E402
-from jaxalign.training import Checkpoints, MetricWriter, OptimizerConfig, fingerprint, run_loop  # noqa: E402
+from jaxalign.training import (  # noqa: E402
+    Checkpoints,
+    MetricWriter,
+    OptimizerConfig,
+    TimeLimits,
+    fingerprint,
+    run_loop,
+)
 from tests.training.helpers import batches_from, make_params, setup  # noqa: E402
 
 initialize_distributed(options.coordinator, options.processes, options.process)
@@ -39,6 +49,10 @@ def moving_average(extra, params, metrics, step):
 def observe(step, values):
     if step == options.die:
         os.kill(os.getpid(), signal.SIGKILL)
+    if step == options.hang:
+        (options.folder / "hangs").touch()
+        while True:
+            time.sleep(1)
     if step == options.term and jax.process_index() == 0:
         os.kill(os.getpid(), signal.SIGTERM)
     if options.term and step > options.term and jax.process_count() > 1:
@@ -78,6 +92,7 @@ with Checkpoints(options.folder / "checkpoints", config={"mesh": options.mesh}, 
             checkpoints=checkpoints,
             writer=writer,
             observe=observe,
+            limits=TimeLimits(step=options.step_timeout, stop=options.stop_deadline),
         )
 summary = {
     "start": start,

@@ -139,7 +139,7 @@ def no_metadata(folder, step):
 
 
 def no_config(folder, step):
-    shutil.rmtree(folder / str(step) / "config")
+    shutil.rmtree(folder / str(step) / "notes")
 
 
 def empty(folder, step):
