@@ -67,7 +67,8 @@ def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
     """
     shards, pieces = data_shards(mesh), length_shards(mesh)
     for one in (batch, getattr(batch, "pretraining", None)):
-        length = 0 if one is None or not hasattr(one, "tokens") else one.tokens.shape[-1]
+        tokens = getattr(one, "tokens", None)
+        length = 0 if tokens is None else tokens.shape[-1]
         if length % pieces:
             raise InputError(
                 f"--mesh: rows of {length} tokens do not divide into sequence={pieces} pieces; "

@@ -162,7 +162,7 @@ def test_the_step_sees_the_mesh():
     step, state, frozen, _, _ = setup("data=4,tensor=2", loss=spying)
     step(state, frozen, put_batch(make_batch(0), step.mesh))
     assert seen
-    assert all(dict(shape) == {"data": 4, "fsdp": 1, "tensor": 2} for shape in seen)
+    assert all(dict(shape) == {"data": 4, "fsdp": 1, "tensor": 2, "sequence": 1} for shape in seen)
 
 
 @pytest.mark.parametrize(("mesh", "accumulation", "rows"), [("fsdp=1", 3, 16), ("data=8", 4, 16), ("fsdp=8", 1, 12)])
