@@ -12,6 +12,7 @@ from typing import Any
 
 import jax
 
+from jaxalign import sharding
 from jaxalign.data import Prompt
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
@@ -172,7 +173,7 @@ def _prepare(output: Path, *asked: Any) -> Path:
         raise InputError("--rater, --judge or --people: give one of the three")
     if output.suffix != ".jsonl":
         raise InputError(f"--output: {output}: must end with .jsonl")
-    if jax.process_count() > 1:
+    if jax.process_count() > 1 or sharding.started_together():
         raise InputError("preferences are collected by one process; split the prompts between several")
     folder = output.with_suffix(".collect")
     if output.is_dir():

@@ -4,7 +4,7 @@ Nothing here knows a model, a loss or a batch: trees of axis names and shapes co
 functions serve one device and a pod; on one device every sharding is simply "here".
 """
 
-from jaxalign.sharding._distributed import abandon_distributed, initialize_distributed
+from jaxalign.sharding._distributed import abandon_distributed, initialize_distributed, started_together
 from jaxalign.sharding._gather import fetch, to_host
 from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
 from jaxalign.sharding._put import make_from_shards, settle, shard_tree
@@ -46,6 +46,7 @@ __all__ = [
     "row_share",
     "settle",
     "shard_tree",
+    "started_together",
     "to_host",
     "tree_shardings",
 ]

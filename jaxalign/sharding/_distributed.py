@@ -93,6 +93,14 @@ def initialize_distributed(
     _log("flags")
 
 
+def started_together() -> bool:
+    """Whether a launcher has started this process as one of several, joined or not."""
+    launcher = _launcher()
+    return (
+        launcher is not None and (launcher.processes or 0) > 1 and not (launcher.name == "Slurm" and launcher.missing)
+    )
+
+
 def abandon_distributed(status: int, *, patience: float = 10.0) -> NoReturn:
     """End this process, whose part of the run has failed, with this exit status.
 

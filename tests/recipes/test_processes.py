@@ -20,6 +20,8 @@ MESHES = {
 }
 HANDED = {2: (4, "data=2,fsdp=2"), 4: (matrix.STEPS, "data=4")}
 CLOCK = ("seconds", "tokens_per_second", "rollout/")
+# Which of two nearly equal numbers is larger, counted: rounding decides.
+COUNTED = ("clipfrac",)
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +43,7 @@ def assert_same_metrics(found, expected):
     for row, whole in zip(found, expected, strict=True):
         assert row.keys() == whole.keys()
         for name in row:
-            if not name.startswith(CLOCK):
+            if not name.startswith(CLOCK) and not any(part in name for part in COUNTED):
                 # Differences of nearly equal log-probs are known to their rounding, 1e-6 nats of 10, and no better.
                 assert row[name] == pytest.approx(whole[name], rel=FLOAT32, abs=FLOAT32), name
 

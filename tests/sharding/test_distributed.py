@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 from jaxalign.errors import InputError
-from jaxalign.sharding import initialize_distributed
+from jaxalign.sharding import initialize_distributed, started_together
 from tests.processes import ROOT, free_port, run_together
 from tests.tolerances import FLOAT32
 
@@ -69,6 +69,9 @@ def test_processes_that_cannot_join_do_not_each_train_alone(monkeypatch, environ
     with pytest.raises(InputError, match=f"{message}.*--num-processes 1"):
         initialize_distributed()
     initialize_distributed(num_processes=1)
+    # What is for one process alone is told so too: not in a Slurm job outside of its tasks, nor of a job that says not
+    # how many it has.
+    assert started_together() == (not environment.keys() & {"SLURM_JOB_ID", "JOB_COMPLETION_INDEX"})
 
 
 @pytest.mark.parametrize(
@@ -86,6 +89,7 @@ def test_a_launcher_of_one_process_needs_no_other(monkeypatch, environment):
     for name, value in environment.items():
         monkeypatch.setenv(name, value)
     initialize_distributed()
+    assert not started_together()
 
 
 def joined(port, process, count, kind):
