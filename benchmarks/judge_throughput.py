@@ -5,10 +5,10 @@
 A judge on loopback (a process of its own, ``--latency`` seconds an answer) is asked ``--comparisons`` questions, three
 times over:
 
-1. by the bare ``openai`` client: as many requests at a time, nothing retried, read or stored;
-2. by ``compare`` with ``OpenAIJudge`` and a cache;
-3. by ``compare`` in a process that is killed (kill -9) ``--kills`` times, each time when a random number of requests
-   has come in since it began to ask, and started anew; here ``--faults`` of all requests fail besides.
+1. by ``compare`` in a process that is killed (kill -9) ``--kills`` times, each time when a random number of requests
+   has come in since it began to ask, and started anew; here ``--faults`` of all requests fail besides;
+2. by the bare ``openai`` client: as many requests at a time, nothing retried, read or stored;
+3. by ``compare`` with ``OpenAIJudge`` and a cache; 2 and 3 in turn, ``--rounds`` times a part of the questions.
 
 The server counts requests by question. Asked again "after its verdict was stored": the question had a row in the cache
 when a killed process was dead, and came in again; this must not happen. Asked again "under way": it had come in and had
@@ -22,6 +22,7 @@ import os
 import random
 import signal
 import sqlite3
+import statistics
 import subprocess
 import sys
 import tempfile
@@ -169,6 +170,7 @@ def main() -> None:
         "--faults", type=float, default=0.0, help="share of requests that fail in the run that is killed"
     )
     parser.add_argument("--kills", type=int, default=5)
+    parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--child", type=Path, help=argparse.SUPPRESS)
     parser.add_argument("--url", help=argparse.SUPPRESS)
@@ -176,21 +178,25 @@ def main() -> None:
     if arguments.child is not None:
         ours(arguments.url, arguments.comparisons, arguments.concurrency, arguments.child)
         return
+    part = arguments.comparisons // arguments.rounds
+    alone, whole, again = [], [], []
     with tempfile.TemporaryDirectory() as folder:
         killed(arguments, Path(folder) / "killed.sqlite")
         with Server(arguments.latency, 0.0, 0) as server:
             bare(server.url, 200, arguments.concurrency)  # imports, first connections
-            sides = {
-                "bare client": bare(server.url, arguments.comparisons, arguments.concurrency),
-                "compare": ours(server.url, arguments.comparisons, arguments.concurrency, Path(folder) / "c.sqlite"),
-            }
-            again = ours(server.url, arguments.comparisons, arguments.concurrency, Path(folder) / "c.sqlite")
-    for name, (seconds, cpu) in sides.items():
-        rate, each = arguments.comparisons / seconds, 1e3 / arguments.comparisons
-        print(f"{name}: {rate:,.0f} comparisons/s, {seconds * each:.2f} ms each, of CPU {cpu * each:.2f} ms")
-    over = [(mine - its) * 1e3 / arguments.comparisons for mine, its in zip(*list(sides.values())[::-1], strict=True)]
-    print(f"overhead of compare: {over[0]:.2f} ms a comparison, of CPU {over[1]:.2f} ms")
-    print(f"the same again, all from the cache: {again[0]:.1f} s")
+            for number in range(arguments.rounds):  # in turn: other work on the machine meets both
+                path = Path(folder) / f"{number}.sqlite"
+                alone.append(bare(server.url, part, arguments.concurrency))
+                whole.append(ours(server.url, part, arguments.concurrency, path))
+                again.append(ours(server.url, part, arguments.concurrency, path))
+    for name, found in (("bare client", alone), ("compare", whole), ("compare, all from the cache", again)):
+        seconds, cpu = (statistics.median(column) / part for column in zip(*found, strict=True))
+        print(f"{name}: {1 / seconds:,.0f} comparisons/s, {1e3 * seconds:.2f} ms each, of CPU {1e3 * cpu:.2f} ms")
+    more = [
+        statistics.median((mine[k] - its[k]) * 1e3 / part for mine, its in zip(whole, alone, strict=True))
+        for k in (0, 1)
+    ]
+    print(f"overhead of compare, median of rounds: {more[0]:.2f} ms a comparison, of CPU {more[1]:.2f} ms")
 
 
 if __name__ == "__main__":
