@@ -1,6 +1,7 @@
 """Verdicts on disk: one row each, written as it is given, so that nothing is asked twice."""
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -19,6 +20,8 @@ from jaxalign.evaluation.judges._reply import valid_text
 __all__ = ["VerdictCache", "verdict_key"]
 
 _FORMAT = 1
+_TOGETHER = 500  # keys in one query; SQLite once took at most 999
+_VERDICT = "preference, text, prompt_tokens, completion_tokens"
 _PATIENCE = 60.0  # seconds that a write waits for another process's
 _TABLES = """
 CREATE TABLE IF NOT EXISTS verdicts (
@@ -60,6 +63,8 @@ class VerdictCache:
             self._prepare()
         except sqlite3.DatabaseError as error:
             raise InputError(f"{self.path}: no cache of verdicts that can be used ({error})") from None
+        for file in self.path.parent.glob(f"{glob.escape(self.path.name)}-owner-*"):
+            _bury(file)
         self._alive = _hold(self._owner_file(self._owner))
 
     def close(self) -> None:
@@ -85,9 +90,11 @@ class VerdictCache:
     def find(self, keys: Sequence[str]) -> dict[str, Verdict]:
         """The verdicts of those keys that have one."""
         found: dict[str, Verdict] = {}
-        query = "SELECT preference, text, prompt_tokens, completion_tokens FROM verdicts WHERE key = ?"
-        for key in keys:
-            for preference, text, prompt_tokens, completion_tokens in self._execute(query, key):
+        for start in range(0, len(keys), _TOGETHER):
+            part = keys[start : start + _TOGETHER]
+            marks = ", ".join("?" * len(part))
+            query = f"SELECT key, {_VERDICT} FROM verdicts WHERE key IN ({marks})"
+            for key, preference, text, prompt_tokens, completion_tokens in self._execute(query, *part):
                 found[key] = Verdict(
                     preference=preference, text=text, prompt_tokens=prompt_tokens, completion_tokens=completion_tokens
                 )
@@ -107,15 +114,18 @@ class VerdictCache:
     def claim(self, keys: Sequence[str]) -> Iterator[list[str]]:
         """Those keys that have no verdict and that nobody asks: within the context they are this caller's to ask."""
         claimed: list[str] = []
-        with self._transaction():
-            self._drop_claims_of_the_dead()
-            for key in keys:
-                row = self._connection.execute(
-                    "INSERT OR IGNORE INTO claims SELECT ?, ? WHERE NOT EXISTS (SELECT 1 FROM verdicts WHERE key = ?)",
-                    (key, self._owner, key),
-                )
-                if row.rowcount == 1:
-                    claimed.append(key)
+        self._drop_claims_of_the_dead()
+        taken = {key for (key,) in self._execute("SELECT key FROM claims")}  # who waits for others only reads
+        if free := [key for key in keys if key not in taken]:
+            with self._transaction():
+                for key in free:
+                    row = self._connection.execute(
+                        "INSERT OR IGNORE INTO claims SELECT ?, ? "
+                        "WHERE NOT EXISTS (SELECT 1 FROM verdicts WHERE key = ?)",
+                        (key, self._owner, key),
+                    )
+                    if row.rowcount == 1:
+                        claimed.append(key)
         try:
             yield claimed
         finally:
@@ -124,11 +134,9 @@ class VerdictCache:
                     self._connection.executemany("DELETE FROM claims WHERE key = ?", [(key,) for key in claimed])
 
     def _drop_claims_of_the_dead(self) -> None:
-        for (owner,) in self._connection.execute("SELECT DISTINCT owner FROM claims").fetchall():
-            file = self._owner_file(owner)
-            if owner != self._owner and not _held(file):
-                self._connection.execute("DELETE FROM claims WHERE owner = ?", (owner,))
-                file.unlink(missing_ok=True)
+        for (owner,) in self._execute("SELECT DISTINCT owner FROM claims"):
+            if owner != self._owner and _bury(self._owner_file(owner)):
+                self._execute("DELETE FROM claims WHERE owner = ?", owner)
 
     def _owner_file(self, owner: str) -> Path:
         return self.path.with_name(f"{self.path.name}-owner-{owner}")
@@ -173,23 +181,27 @@ def _hold(path: Path) -> int:
     """Lock a file for as long as this process lives, or until the descriptor that is returned is closed."""
     import fcntl
 
-    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-    fcntl.flock(descriptor, fcntl.LOCK_EX)
-    return descriptor
+    while True:
+        descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        if path.exists():
+            return descriptor
+        os.close(descriptor)  # somebody took it for a dead one's before it was locked
 
 
-def _held(path: Path) -> bool:
-    """Whether somebody alive holds the file."""
+def _bury(path: Path) -> bool:
+    """Whether nobody alive holds the file, which is then removed."""
     import fcntl
 
     try:
         descriptor = os.open(path, os.O_RDWR)
     except FileNotFoundError:
-        return False
+        return True
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        path.unlink(missing_ok=True)
     except BlockingIOError:
-        return True
+        return False
     finally:
         os.close(descriptor)
-    return False
+    return True

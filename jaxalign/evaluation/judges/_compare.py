@@ -15,7 +15,7 @@ __all__ = ["Item", "Judged", "Outcome", "compare", "shown"]
 Outcome = Literal["win", "tie", "lose", "invalid"]
 """From our side."""
 
-_POLL = 0.2  # seconds between two looks at what another process asks
+_POLL = 0.25  # seconds between two looks at what another process asks
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -70,7 +70,8 @@ def compare(
     holds is asked again, so that an evaluation that was killed goes on where it was; what another process on the same
     cache is asking at the moment is waited for.
 
-        outcomes = [one.outcome for one in compare(judge, items, seed=0, cache=VerdictCache("verdicts.sqlite"))]
+        with VerdictCache("verdicts.sqlite") as cache:
+            outcomes = [one.outcome for one in compare(judge, items, seed=0, cache=cache)]
 
     Args:
       judge: anybody who compares.

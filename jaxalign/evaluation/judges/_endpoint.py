@@ -163,12 +163,17 @@ class OpenAIJudge:
         """As ``Judge`` has it.
 
         Raises:
-          InputError: no key in the environment, the key is refused, no such model or path: asking again cannot help.
+          InputError: no client installed, no key in the environment, the key is refused, no such model or path: asking
+            again cannot help.
           EndpointError: some comparisons were given up, once the others are done.
         """
         if not comparisons:
             return
         questions = [valid_text(self._prompts.render(one, ties=self._ties)) for one in comparisons]
+        try:
+            import openai  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise InputError("openai is not installed; run: pip install 'jaxalign[judges]'") from error
         course = _Course()
         _run(self._ask_all(questions, self._key(), on_verdict, course))
         if course.given_up:

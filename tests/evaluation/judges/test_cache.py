@@ -174,6 +174,15 @@ def test_claims_of_the_dead_count_for_nothing(tmp_path):
             assert ours == ["b"]
 
 
+def test_files_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
+    (tmp_path / "cache.sqlite-owner-dead").touch()
+    with VerdictCache(tmp_path / "cache.sqlite"), VerdictCache(tmp_path / "cache.sqlite"):
+        owners = {file.name for file in tmp_path.glob("*-owner-*")}
+        assert len(owners) == 2
+        assert "cache.sqlite-owner-dead" not in owners
+    assert [file.name for file in tmp_path.iterdir()] == ["cache.sqlite"]
+
+
 def test_files_that_are_no_cache(tmp_path):
     text = tmp_path / "text.sqlite"
     text.write_text("not a database, but long enough to have a header of a hundred bytes" * 3)
