@@ -172,6 +172,9 @@ def test_claims_of_the_dead_count_for_nothing(tmp_path):
             assert (claimed, ours) == (["b"], ["a", "c"])
         with cache.claim(["b"]) as ours:
             assert ours == ["b"]
+        cache.store("name", "version", COMPARISON, Verdict(preference="first"))
+        with cache.claim([verdict_key("name", "version", COMPARISON), "b"]) as ours:  # it has a verdict by now
+            assert ours == ["b"]
 
 
 def test_files_of_the_dead_are_removed_and_those_of_the_living_stay(tmp_path):
