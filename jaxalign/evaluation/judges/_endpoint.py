@@ -21,6 +21,7 @@ __all__ = ["EndpointConfig", "EndpointError", "OpenAIJudge", "Usage"]
 
 OnVerdict = Callable[[int, Verdict], None]
 
+_LONGEST = 300  # characters of a reason
 _CHARACTERS_A_TOKEN = 4  # of English, for the estimate that the answer's own count corrects
 
 
@@ -186,9 +187,12 @@ class OpenAIJudge:
         variable = self._config.api_key_variable
         if variable is None:
             return None
-        if not os.environ.get(variable):
+        key = os.environ.get(variable, "").strip()  # of the line break that a file of secrets ends with
+        if not key:
             raise InputError(f"{variable}: not set; put the endpoint's API key into this environment variable")
-        return os.environ[variable]
+        if not (key.isascii() and key.isprintable()):  # no header could hold it, and the client's error would quote it
+            raise InputError(f"{variable}: holds characters that no API key has")
+        return key
 
     async def _ask_all(self, questions: list[str], key: str | None, on_verdict: OnVerdict, course: _Course) -> None:
         import openai
@@ -241,10 +245,10 @@ class OpenAIJudge:
                     ),
                 )
             elif found.final:
-                raise InputError(f"{self.name} at {self._config.base_url}: {hide(found.reason)}")
+                raise InputError(f"{self.name} at {self._config.base_url}: {hide(found.reason)[:_LONGEST]}")
             else:
                 course.in_a_row += 1
-                course.given_up.append(hide(found.reason))
+                course.given_up.append(hide(found.reason)[:_LONGEST])
 
     async def _ask(self, client: Any, headers: Any, question: str) -> Reply | Failure:
         """Ask until there is an answer, or no use."""
@@ -270,11 +274,11 @@ class OpenAIJudge:
             if not found.passing or found.final:
                 return found
             if attempt == config.max_attempts:
-                return Failure(f"{found.reason} (attempt {attempt} of {attempt})")
+                return Failure(f"attempt {attempt} of {attempt}: {found.reason}")
             pause = back_off(attempt - 1, first=config.first_pause, longest=config.longest_pause, draw=draw)
             if found.retry_after is not None:
                 if found.retry_after > config.longest_pause:
-                    return Failure(f"{found.reason}; it asks for a pause of {found.retry_after:.0f} s")
+                    return Failure(f"it asks for a pause of {found.retry_after:.0f} s: {found.reason}")
                 # Where it is too many for the server, the others' next requests would be, too.
                 self._requests.pause(found.retry_after)
                 pause = found.retry_after + 0.1 * pause
@@ -304,7 +308,7 @@ class OpenAIJudge:
 
 
 class _Hider:
-    """Strikes the key from a text: a server may send back what it was sent."""
+    """Strikes the key from a text: a server may send back what it was sent. To be called before the text is cut."""
 
     def __init__(self, key: str | None) -> None:
         self._key = key

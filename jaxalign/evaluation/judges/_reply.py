@@ -8,7 +8,6 @@ from jaxalign.evaluation.judges._limits import retry_after
 
 __all__ = ["Failure", "Reply", "failure_of", "read_reply", "valid_text"]
 
-_EXCERPT = 200
 _MOST_TOKENS = 2**40
 # Too late, in conflict, too many; and whatever is the server's own fault.
 _PASSING = (408, 409, 429)
@@ -61,7 +60,7 @@ def read_reply(body: str) -> Reply | Failure:
             raise ValueError("tokens that cannot be")
         finished = choice.get("finish_reason") not in ("length", "content_filter")
     except (ValueError, TypeError, LookupError, AttributeError, OverflowError, RecursionError) as error:
-        return Failure(f"a body that is no chat completion ({type(error).__name__}): {body[:_EXCERPT]!r}", passing=True)
+        return Failure(f"a body that is no chat completion ({type(error).__name__}): {_line(body)}", passing=True)
     return Reply(valid_text(text), finished, *counts)
 
 
@@ -88,5 +87,5 @@ def _code(error: Any) -> Any:
     return error.body.get("code") if isinstance(error.body, dict) else None
 
 
-def _line(error: BaseException) -> str:
-    return " ".join(str(error).split())[:_EXCERPT]
+def _line(said: BaseException | str) -> str:
+    return " ".join(str(said).split())

@@ -158,7 +158,7 @@ def test_one_that_is_never_answered_raises_after_the_others_are_done():
     asked = comparisons(20)
     found = {}
     with JudgeServer(lambda question, _: Act(status=500, body="x") if "item-3 " in question else Act()) as server:
-        with pytest.raises(EndpointError, match=r"1 of 20 comparisons have no verdict.*status 500.*attempt 4 of 4"):
+        with pytest.raises(EndpointError, match=r"1 of 20 comparisons have no verdict.*attempt 4 of 4: status 500"):
             judge_at(server, max_attempts=4).judge(asked, found.__setitem__)
         assert server.asked["item-3"] == 4
     assert set(found) == set(range(20)) - {3}
@@ -253,6 +253,28 @@ def test_the_key_is_nowhere(tmp_path, caplog):
     assert KEY.encode() not in written
     assert KEY not in caplog.text
     assert KEY not in repr(judge) + judge.version + judge.name + repr(vars(judge))
+
+
+@pytest.mark.parametrize("status", [200, 400, 401, 500])
+def test_an_error_that_is_cut_shows_no_half_of_the_key(status):
+    """Wherever the cut falls."""
+    with JudgeServer(lambda question, _: Act(status=status, body="x" * int(question.split("at-")[1][:3]) + KEY)) as s:
+        for place in range(150, 310, 10):
+            with pytest.raises((InputError, EndpointError)) as caught:
+                judge_at(s, max_attempts=1).judge([Comparison(prompt=f"at-{place}", first="", second="")], print)
+            assert KEY[:6] not in str(caught.value)
+
+
+def test_a_key_with_a_line_break_or_worse(monkeypatch):
+    monkeypatch.setenv("OPENAI_API_KEY", f"{KEY}\n")
+    with JudgeServer(lambda *_: Act()) as server:
+        ask(judge_at(server), comparisons(1))
+        assert f"authorization: bearer {KEY}" in [line.lower() for line in server.requests[-1]["headers"]]
+        for broken in (f"{KEY}\n{KEY}", f"{KEY}é"):
+            monkeypatch.setenv("OPENAI_API_KEY", broken)
+            with pytest.raises(InputError) as caught:
+                ask(judge_at(server), comparisons(1))
+            assert str(caught.value) == "OPENAI_API_KEY: holds characters that no API key has"
 
 
 def test_without_a_key(monkeypatch):
