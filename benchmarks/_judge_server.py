@@ -129,8 +129,8 @@ class JudgeServer:
                     await self._send(writer, Act(body=json.dumps(self.asked)), "")
                 else:
                     await self._answer(writer, [line for line in lines[1:] if line], json.loads(body))
-        except (asyncio.IncompleteReadError, ConnectionError):
-            pass
+        except (asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
+            pass  # the client is gone, or the server is to end
         finally:
             writer.close()
 

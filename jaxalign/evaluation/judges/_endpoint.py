@@ -198,10 +198,9 @@ class OpenAIJudge:
         import openai
 
         config = self._config
-        # Attempts and pauses are ours: the client's own know neither the limits nor the other requests.
-        client = openai.AsyncOpenAI(
-            api_key=key or "none", base_url=config.base_url, max_retries=0, timeout=config.timeout
-        )
+        # Attempts, pauses and the time-out are ours: the client's own know neither the limits nor the other requests,
+        # and two timers that end together would leave the request cancelled instead of too late.
+        client = openai.AsyncOpenAI(api_key=key or "none", base_url=config.base_url, max_retries=0, timeout=None)
         headers = None if key else {"Authorization": openai.Omit()}  # the client insists on a key
         waiting = iter(enumerate(questions))
         async with client:
@@ -294,7 +293,7 @@ class OpenAIJudge:
         if config.sampling_seed is not None:
             fields["seed"] = config.sampling_seed
         try:
-            # The client's own time-outs are between two bytes: a server that drips would hold the question for ever.
+            # Of the whole: between two bytes, as the client's are, a server that drips would hold a question for ever.
             async with asyncio.timeout(config.timeout):
                 raw = await client.chat.completions.with_raw_response.create(
                     model=config.model,

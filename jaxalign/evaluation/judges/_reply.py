@@ -68,7 +68,7 @@ def failure_of(error: Exception, timeout: float) -> Failure:
     """What an exception of the client means. Raises it again where it is none that a request can bring."""
     import openai
 
-    if isinstance(error, TimeoutError | openai.APITimeoutError):
+    if isinstance(error, TimeoutError):
         return Failure(f"no answer within {timeout:g} s", passing=True)
     if isinstance(error, openai.APIConnectionError):
         cause = error.__cause__ or error
