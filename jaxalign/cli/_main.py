@@ -47,7 +47,24 @@ COMMANDS = {
     ),
     "preview": _Command("show what a recipe learns of its data, and write nothing", _preview.__name__, "", "run"),
     "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
+    "judge": _Command("have outputs of two models compared", "", "", ""),
     "convert": _Command("read a model, check it, write it anew", "jaxalign.cli._convert", "ConvertConfig", "run"),
+}
+
+# Commands that have commands of their own.
+GROUPS = {
+    "judge": {
+        "run": _Command(
+            "a judge compares: an endpoint, a local model, a reward", "jaxalign.cli._judge", "JudgeConfig", "run"
+        ),
+        "serve": _Command("people compare: a page for raters", "jaxalign.cli._judge_serve", "ServeConfig", "run_serve"),
+        "export": _Command(
+            "what people said, as tables, verdicts and preferences",
+            "jaxalign.cli._judge_serve",
+            "ExportConfig",
+            "run_export",
+        ),
+    },
 }
 
 # Exit statuses: 2 = the input is wrong, 1 = the run failed, 130 = interrupted.
@@ -93,10 +110,10 @@ def _main(arguments: list[str]) -> int:
     try:
         if name == "preview":
             _run_preview(flags)
+        elif name in GROUPS:
+            _run_member(name, flags)
         else:
-            command = COMMANDS[name]
-            module, config = _configure(command, flags, program=f"jaxalign {name}")
-            getattr(module, command.run)(config)
+            _run_command(COMMANDS[name], flags, program=f"jaxalign {name}")
     except InputError as error:
         return _complain(str(error), BAD_INPUT)
     except KeyboardInterrupt:
@@ -109,7 +126,7 @@ def _main(arguments: list[str]) -> int:
         return _complain(f"{error.filename}: {error.strerror}", BAD_INPUT)
     except Exception as error:
         # By name: jax is not imported for it. Before memory: a full disk may be called an exhausted resource too.
-        known = any(kind.__name__ == "TrainingError" for kind in type(error).__mro__)
+        known = any(kind.__name__ in ("TrainingError", "EndpointError") for kind in type(error).__mro__)
         if known or isinstance(error, FloatingPointError):
             return _complain(str(error), FAILED)
         advice = _out_of_memory(error)
@@ -133,6 +150,28 @@ def _configure(
         summary += f". {other} is another name of {flag}"
     config = getattr(module, command.config)
     return module, parse(config_of(config) if config_of else config, flags, program=program, summary=summary)
+
+
+def _run_command(command: _Command, flags: list[str], *, program: str) -> None:
+    module, config = _configure(command, flags, program=program)
+    getattr(module, command.run)(config)
+
+
+def _run_member(group: str, flags: list[str]) -> None:
+    """A command of a group; the group alone lists them."""
+    members = GROUPS[group]
+    if not flags or flags[0] in ("-h", "--help"):
+        width = max(map(len, members))
+        print(f"usage: jaxalign {group} COMMAND --flags: {COMMANDS[group].summary}\n")
+        print("\n".join(f"  jaxalign {group} {name:<{width}}  {one.summary}" for name, one in members.items()))
+        print(f"\n  jaxalign {group} COMMAND --help   every flag with its default")
+        return
+    name, *rest = flags
+    if name.startswith("-"):
+        raise InputError(f"{group}: name the command first: {', '.join(members)}")
+    if name not in members:
+        raise InputError(f"{group}: unknown command {name!r}; {_hint(name, members, 'commands')}")
+    _run_command(members[name], rest, program=f"jaxalign {group} {name}")
 
 
 def _run_preview(flags: list[str]) -> None:

@@ -20,7 +20,7 @@ from jaxalign.recipes._pairs import preference_objective
 from jaxalign.recipes._ppo import PPOResult, fit_ppo
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._preference import LOSSES, PreferenceObjective
-from jaxalign.recipes._raters import load_text_reward
+from jaxalign.recipes._raters import identity_of, load_text_reward
 from jaxalign.recipes._reward import RewardObjective, reward_objective
 from jaxalign.recipes._reward_rater import RewardModelReward
 from jaxalign.recipes._run import load_tokenizer
@@ -66,6 +66,7 @@ __all__ = [
     "fit_ppo",
     "hindsight",
     "hindsight_objective",
+    "identity_of",
     "likelihood_margins",
     "likelihood_objective",
     "load_text_reward",

@@ -9,7 +9,7 @@ import pytest
 
 import jaxalign
 from jaxalign.cli import main
-from jaxalign.cli._main import COMMANDS, _out_of_memory
+from jaxalign.cli._main import COMMANDS, GROUPS, _out_of_memory
 from jaxalign.recipes import dpo, sft
 from jaxalign.training import TrainingError
 
@@ -30,7 +30,8 @@ def test_version(shell):
     assert shell("--version") == (0, f"{jaxalign.__version__}\n", "")
 
 
-@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "preview"])  # which takes a recipe first
+# Those that take another name first: a recipe, a command of the group.
+@pytest.mark.parametrize("command", [name for name in COMMANDS if name != "preview" and name not in GROUPS])
 def test_every_flag_has_its_help(command, shell):
     status, output, errors = shell(command, "--help")
     assert (status, errors) == (0, "")
@@ -54,6 +55,19 @@ def test_the_previews_help_lists_its_recipes(shell):
         assert f"jaxalign preview {name} " in output
         assert COMMANDS[name].summary in output
     assert max(map(len, output.splitlines())) <= 120
+
+
+@pytest.mark.parametrize("group", GROUPS)
+def test_a_groups_help_lists_its_commands(group, shell, refused):
+    for arguments in ([], ["--help"], ["-h"]):
+        status, output, errors = shell(group, *arguments)
+        assert (status, errors) == (0, "")
+        for name, command in GROUPS[group].items():
+            assert f"jaxalign {group} {name} " in output
+            assert command.summary in output
+    first = next(iter(GROUPS[group]))
+    assert refused(group, f"{first}x") == f"{group}: unknown command '{first}x'; did you mean '{first}'?"
+    assert refused(group, "--model", "m").startswith(f"{group}: name the command first: {first}")
 
 
 def test_help_is_quick():

@@ -1,0 +1,266 @@
+"""``jaxalign judge run``: two models' outputs compared by a judge, every verdict kept."""
+
+import collections
+import inspect
+import json
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from jaxalign.errors import InputError
+from jaxalign.evaluation.judges import EndpointConfig
+
+if TYPE_CHECKING:
+    from jaxalign.evaluation.judges import Item, Judge, Judged
+
+__all__ = ["ALIASES", "JudgeConfig", "run"]
+
+ALIASES = {"--output": "--output-dir"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class JudgeConfig(EndpointConfig):
+    """Have two models' outputs to the same prompts compared."""
+
+    judge: Literal["openai", "likelihood", "sampled", "reward"]
+    """Who compares: a model behind an OpenAI-compatible endpoint; a local model by how likely it finds the letters A
+    and B, or by what it writes; a reward, whose larger score wins."""
+    model: str
+    """Of ``openai`` the model's name at the endpoint; of ``likelihood`` and ``sampled`` a folder in Hugging Face
+    format, or a hub id; of ``reward`` such a reward model or classifier (FOLDER#LABEL), or package.module:function."""
+    output_dir: Path
+    """Where verdicts.jsonl, summary.json and the cache go. The same command again asks only what has no verdict yet."""
+    pairs: Path | None = None
+    """A file of records with ``prompt`` and two outputs."""
+    fields: tuple[str, str] = ("first", "second")
+    """Of ``pairs``: the fields with our output and with theirs. A judge sees them in an order drawn at random."""
+    completions: tuple[Path, Path] | None = None
+    """In place of ``pairs``: two files of records with ``prompt`` and ``completion`` (as ``jaxalign sample`` writes
+    them), ours and theirs, with the same prompts; the k-th completion of a prompt meets the k-th."""
+    names: tuple[str, str] | None = None
+    """What our model and theirs are called; None = the fields, or the files."""
+    axis: tuple[str, ...] = ("overall",)
+    """What is asked about them, one or more of the questions of ``prompts``."""
+    prompts: str = "summaries"
+    """What a judge is asked: summaries, summaries-concise, dialogue, or a TOML file. Not of ``reward``."""
+    ties: bool = False
+    """Of ``openai`` and ``sampled``: offer "tie" as an answer."""
+    tie_margin: float = 0.0
+    """Of ``likelihood``: log-probs of the letters no further apart than this, in nats, are a tie."""
+    seed: int = 0
+    """Of the order in which outputs are shown."""
+    cache: Path | None = None
+    """SQLite file of verdicts, which several evaluations may share; None = verdicts.sqlite in ``output_dir``."""
+    batch_size: int = 8
+    """Of local models: comparisons computed at a time."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Of local models: type of activations."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if (self.pairs is None) == (self.completions is None):
+            raise InputError("--pairs or --completions: give one of them")
+        if self.batch_size < 1:
+            raise InputError(f"--batch-size: must be at least 1, is {self.batch_size}")
+        if not self.tie_margin >= 0:
+            raise InputError(f"--tie-margin: must be at least 0, is {self.tie_margin}")
+        if self.ties and self.judge not in ("openai", "sampled"):
+            raise InputError(f"--ties: {self.judge} gives no answer in words; --tie-margin is for likelihood")
+        if self.tie_margin and self.judge != "likelihood":
+            raise InputError("--tie-margin: is for --judge likelihood")
+        if self.output_dir.exists() and not self.output_dir.is_dir():
+            raise InputError(f"--output-dir: {self.output_dir} is a file, not a folder")
+
+
+def run(config: JudgeConfig) -> None:
+    """Read, have judged, write, print the counts. Raises ``InputError``, and what the judge raises."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    from jaxalign.evaluation.judges import OpenAIJudge, VerdictCache, compare
+
+    items = _items(config)
+    judge = _judge(config)
+    config.output_dir.mkdir(parents=True, exist_ok=True)
+    path = config.cache or config.output_dir / "verdicts.sqlite"
+    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
+    with VerdictCache(path) as cache, bar:
+        task = bar.add_task("judged", total=len(items))
+        judged = compare(
+            judge, items, seed=config.seed, cache=cache, on_progress=lambda done, _: bar.update(task, completed=done)
+        )
+    _write(config.output_dir / "verdicts.jsonl", "".join(json.dumps(_row(one)) + "\n" for one in judged))
+    counts = {axis: collections.Counter(one.outcome for one in judged if one.item.axis == axis) for axis in config.axis}
+    ours, theirs = items[0].names
+    summary: dict[str, Any] = {
+        "judge": judge.name,
+        "version": judge.version,
+        "names": [ours, theirs],
+        "seed": config.seed,
+        "counts": {
+            axis: {outcome: counts[axis][outcome] for outcome in ("win", "tie", "lose", "invalid")} for axis in counts
+        },
+        "tokens": {
+            "prompt": sum(one.verdict.prompt_tokens for one in judged),
+            "completion": sum(one.verdict.completion_tokens for one in judged),
+        },
+    }
+    said = [
+        f"{axis}: {ours} against {theirs}: {found['win']} won, {found['tie']} tied, {found['lose']} lost, "
+        f"{found['invalid']} invalid"
+        for axis, found in summary["counts"].items()
+    ]
+    if isinstance(judge, OpenAIJudge):
+        usage = judge.usage
+        summary["this_run"] = asdict(usage)
+        said.append(
+            f"this run: {usage.requests:,} requests ({usage.failures:,} failed), {usage.prompt_tokens:,} prompt and "
+            f"{usage.completion_tokens:,} answer tokens, cost {usage.cost:.4f}"
+        )
+    _write(config.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
+    sys.stdout.write("\n".join([*said, f"{config.output_dir}: verdicts.jsonl, summary.json"]) + "\n")
+
+
+def _items(config: JudgeConfig) -> "list[Item]":
+    """What is to be compared, on every axis."""
+    from jaxalign.evaluation.judges import Item
+
+    if config.pairs is not None:
+        rows, names = _pairs(config), config.names or config.fields
+    else:
+        assert config.completions is not None
+        rows, stems = _matched(*config.completions), [file.stem for file in config.completions]
+        names = config.names or ((stems[0], stems[1]) if stems[0] != stems[1] else ("ours", "theirs"))
+    if len(set(names)) < 2:
+        raise InputError(f"--names: two different names, both are {names[0]!r}")
+    if len(set(config.axis)) < len(config.axis):
+        raise InputError("--axis: the same one twice")
+    if config.judge == "reward" and config.axis != ("overall",):
+        raise InputError("--axis: a reward is asked nothing; it knows overall alone")
+    found = []
+    for axis in config.axis:
+        for place, prompt, ours, theirs in rows:
+            if config.judge == "reward" and not isinstance(prompt, str):
+                raise InputError(f"{place}: field 'prompt': a reward is given texts here, this is a list of messages")
+            found.append(Item(prompt=_as_text(prompt, place), ours=ours, theirs=theirs, names=names, axis=axis))
+    if not found:
+        raise InputError(f"{config.pairs or (config.completions or [''])[0]}: holds no record")
+    return found
+
+
+def _pairs(config: JudgeConfig) -> list[tuple[str, Any, str, str]]:
+    """(place, prompt, ours, theirs) of a file of pairs."""
+    from jaxalign import data
+
+    assert config.pairs is not None
+    records = data.load_records(config.pairs)
+    rows = []
+    for index, record in enumerate(records):
+        place = records.place(index)
+        ours, theirs = (_field(record, name, place) for name in config.fields)
+        rows.append((place, record.get("prompt"), ours, theirs))
+    return rows
+
+
+def _matched(ours: Path, theirs: Path) -> list[tuple[str, Any, str, str]]:
+    """(place, prompt, ours, theirs) of two files of completions, in the order of ours."""
+    from jaxalign import data
+
+    waiting: dict[str, collections.deque[str]] = {}
+    others = data.load_records(theirs)
+    for index, record in enumerate(others):
+        key = json.dumps(record.get("prompt"))
+        waiting.setdefault(key, collections.deque()).append(_field(record, "completion", others.place(index)))
+    rows = []
+    records = data.load_records(ours)
+    for index, record in enumerate(records):
+        place, prompt = records.place(index), record.get("prompt")
+        left = waiting.get(json.dumps(prompt))
+        if not left:
+            raise InputError(f"{place}: {theirs} has no completion, or none left, of the prompt {prompt!r:.60}")
+        rows.append((place, prompt, _field(record, "completion", place), left.popleft()))
+    for key, left in waiting.items():
+        if left:
+            raise InputError(f"{theirs}: {ours} has no completion, or none left, of the prompt {json.loads(key)!r:.60}")
+    return rows
+
+
+def _field(record: Any, name: str, place: str) -> str:
+    value = record.get(name)
+    if not isinstance(value, str):
+        found = "missing" if value is None else f"a {type(value).__name__}"
+        raise InputError(f"{place}: field {name!r}: expected text, is {found}")
+    return value
+
+
+def _as_text(prompt: Any, place: str) -> str:
+    """A prompt as a judge reads it; of messages each turn after its role."""
+    if isinstance(prompt, str):
+        return prompt
+    if not isinstance(prompt, Sequence) or not prompt:
+        raise InputError(f"{place}: field 'prompt': expected text or messages, is {prompt!r:.40}")
+    turns = []
+    for message in prompt:
+        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
+            raise InputError(f"{place}: field 'prompt': a message needs 'role' and 'content', both text")
+        turns.append(f"{message['role'].capitalize()}: {message['content']}")
+    return "\n\n".join(turns)
+
+
+def _judge(config: JudgeConfig) -> "Judge":
+    """The judge by its flags."""
+    from jaxalign.evaluation import judges
+
+    if config.judge == "openai":
+        return judges.OpenAIJudge(config, config.prompts, ties=config.ties)
+    if config.judge == "reward":
+        from jaxalign import recipes
+
+        reward = recipes.load_text_reward(config.model, flag="--model", batch_size=config.batch_size)
+        version = recipes.identity_of(reward) or _source(reward)
+        return judges.RewardJudge(reward, name=config.model, version=version)
+
+    from jaxalign import models
+    from jaxalign.recipes import load_tokenizer
+
+    prompts = judges.load_prompts(config.prompts)  # before gigabytes are read
+    model_config, params = models.load_pretrained(config.model)
+    model = (model_config.replace(compute_dtype=config.dtype), params, load_tokenizer(config.model), prompts)
+    if config.judge == "likelihood":
+        return judges.LikelihoodJudge(
+            *model, tie_margin=config.tie_margin, batch_size=config.batch_size, name=config.model
+        )
+    return judges.SampledJudge(
+        *model,
+        ties=config.ties,
+        temperature=config.temperature or 0.0,
+        max_new_tokens=config.max_tokens,
+        seed=config.sampling_seed or 0,
+        batch_size=config.batch_size,
+        name=config.model,
+    )
+
+
+def _source(function: Any) -> str:
+    """What a function is, by the file that it stands in: changed code is another judge. Empty where there is none."""
+    import hashlib
+
+    try:
+        file = inspect.getsourcefile(function if inspect.isroutine(function) else type(function))
+    except TypeError:
+        return ""
+    return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file and Path(file).is_file() else ""
+
+
+def _row(one: "Judged") -> dict[str, Any]:
+    return asdict(one.item) | {"outcome": one.outcome, "flipped": one.flipped} | asdict(one.verdict)
+
+
+def _write(path: Path, text: str) -> None:
+    """All of it or what was there before."""
+    beside = path.with_name(f"{path.name}.part")
+    beside.write_text(text, encoding="utf-8")
+    os.replace(beside, path)

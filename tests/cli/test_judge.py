@@ -1,0 +1,172 @@
+"""``jaxalign judge run``: files in, verdicts and counts out, errors in one line."""
+
+import json
+
+import pytest
+
+from benchmarks._judge_server import Act, JudgeServer
+from tests.recipes import toy
+
+PAIRS = [{"prompt": f"item-{i} the film", "first": "good" * (1 + i % 3), "second": "fun!"} for i in range(9)]
+
+
+@pytest.fixture
+def pairs(tmp_path):
+    return toy.write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
+
+
+def rows(folder):
+    return [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
+
+
+def counts(folder, axis="overall"):
+    return json.loads((folder / "summary.json").read_text())["counts"][axis]
+
+
+def length(prompts, completions):
+    return [len(text) for text in completions]
+
+
+LENGTH = f"{__file__}:length"
+
+
+def test_a_reward_compares(shell, pairs, tmp_path):
+    out = tmp_path / "out"
+    arguments = ("judge", "run", "--judge", "reward", "--model", LENGTH, "--pairs", pairs, "--output-dir", out)
+    status, output, errors = shell(*arguments)
+    assert (status, errors) == (0, "")
+    assert "overall: first against second: 6 won, 3 tied, 0 lost, 0 invalid\n" in output
+    assert counts(out) == {"win": 6, "tie": 3, "lose": 0, "invalid": 0}
+    found = rows(out)
+    assert [row["prompt"] for row in found] == [pair["prompt"] for pair in PAIRS]
+    assert {row["flipped"] for row in found} == {True, False}
+    row = found[1]
+    assert (row["ours"], row["theirs"], row["outcome"]) == ("goodgood", "fun!", "win")
+    assert (row["preference"] == "second") == row["flipped"]
+    assert row["text"] in ("rewards: first 8.0, second 4.0", "rewards: first 4.0, second 8.0")
+    # Ours and theirs the other way round: every outcome mirrored.
+    shell(*arguments, "--fields", "second", "first", "--names", "x", "y")
+    assert counts(out) == {"win": 0, "tie": 3, "lose": 6, "invalid": 0}
+    assert rows(out)[0]["names"] == ["x", "y"]
+
+
+def test_two_files_of_completions_are_matched_by_prompt(shell, tmp_path, refused):
+    ours = [{"prompt": p, "completion": c} for p, c in (("a", "11"), ("b", "1"), ("a", "1"))]
+    theirs = [{"prompt": p, "completion": c} for p, c in (("b", "22"), ("a", "2"), ("a", "2"))]
+    files = [toy.write_jsonl(tmp_path / f"{n}.jsonl", r) for n, r in (("dpo", ours), ("sft", theirs))]
+    base = ("judge", "run", "--judge", "reward", "--model", LENGTH, "--output", tmp_path / "out", "--completions")
+    status, output, _ = shell(*base, *files)
+    assert status == 0
+    assert "overall: dpo against sft: 1 won, 1 tied, 1 lost, 0 invalid" in output
+    assert [row["outcome"] for row in rows(tmp_path / "out")] == ["win", "lose", "tie"]
+    short = toy.write_jsonl(tmp_path / "short.jsonl", theirs[:2])
+    line = f"{files[0]}: row 3: {short} has no completion, or none left, of the prompt 'a'"
+    assert refused(*base, files[0], short) == line
+    line = f"{files[0]}: {short} has no completion, or none left, of the prompt 'a'"
+    assert refused(*base, short, files[0]) == line
+
+
+def test_an_endpoint_compares_and_a_rerun_asks_nothing(shell, pairs, tmp_path):
+    out = tmp_path / "out"
+    with JudgeServer(lambda question, _: Act(content="?") if "item-4 " in question else Act()) as server:
+        arguments = (
+            "judge", "run", "--judge", "openai", "--model", "m", "--base-url", server.url, "--api-key-variable", "None",
+            "--pairs", pairs, "--output-dir", out, "--axis", "accuracy", "coverage",
+            "--prompt-price", "1", "--completion-price", "10",
+        )  # fmt: skip
+        status, output, errors = shell(*arguments)
+        assert (status, errors) == (0, "")
+        summary = json.loads((out / "summary.json").read_text())
+        assert set(summary["counts"]) == {"accuracy", "coverage"}
+        for found in summary["counts"].values():
+            assert found["invalid"] == 1
+            assert sum(found.values()) == 9
+        used = summary["this_run"]
+        assert used["requests"] == 18
+        assert used["cost"] == pytest.approx((used["prompt_tokens"] + 10 * used["completion_tokens"]) / 1e6)
+        assert "this run: 18 requests (0 failed)" in output
+        first = (out / "verdicts.jsonl").read_bytes()
+        status, output, _ = shell(*arguments)
+        assert status == 0
+        assert "this run: 0 requests" in output
+        assert (out / "verdicts.jsonl").read_bytes() == first
+        assert sum(server.asked.values()) == 18
+
+
+def test_an_endpoint_that_stays_away_fails_in_one_line_and_keeps_what_it_gave(shell, pairs, tmp_path):
+    out = tmp_path / "out"
+    with JudgeServer(lambda question, _: Act(status=500) if "item-4 " in question else Act()) as server:
+        arguments = (
+            "judge", "run", "--judge", "openai", "--model", "m", "--base-url", server.url, "--api-key-variable", "None",
+            "--pairs", pairs, "--output-dir", out, "--max-attempts", "2", "--first-pause", "0.01",
+        )  # fmt: skip
+        status, output, errors = shell(*arguments)
+        assert (status, output) == (1, "")
+        assert errors.startswith(f"jaxalign: m at {server.url}: 1 of 9 comparisons have no verdict; the last reason:")
+        assert not (out / "verdicts.jsonl").exists()
+        shell(*arguments)
+        assert server.asked["item-4"] == 4
+        assert sum(server.asked.values()) == 8 + 4
+
+
+@pytest.mark.parametrize("judge", ["likelihood", "sampled"])
+def test_a_local_model_compares(judge, shell, pairs, model, tmp_path):
+    prompts = tmp_path / "short.toml"
+    prompts.write_text(
+        'text = "{question}{prompt}{first}{second}{answer}"\nexplained = "Preferred:{choices}"\n'
+        'direct = "Preferred:{choices}"\n[questions]\noverall = "?"\n'
+    )
+    flags = ("--model", model, "--pairs", pairs, "--output-dir", tmp_path / "out", "--prompts", prompts)
+    status, _, errors = shell("judge", "run", "--judge", judge, *flags, "--max-tokens", "2")
+    assert (status, errors) == (0, "")
+    found = counts(tmp_path / "out")
+    assert sum(found.values()) == 9
+    assert (found["invalid"] == 0) == (judge == "likelihood")
+
+
+def test_messages_are_read_as_turns(shell, tmp_path):
+    prompt = [{"role": "user", "content": "Hi item-1 "}, {"role": "assistant", "content": "Yes?"}]
+    pairs = toy.write_jsonl(tmp_path / "p.jsonl", [{"prompt": prompt, "first": "a", "second": "b"}])
+    with JudgeServer(lambda *_: Act()) as server:
+        status, _, _ = shell(
+            "judge", "run", "--judge", "openai", "--model", "m", "--base-url", server.url, "--api-key-variable", "None",
+            "--pairs", pairs, "--output-dir", tmp_path / "out", "--prompts", "dialogue",
+        )  # fmt: skip
+        assert status == 0
+        asked = server.requests[-1]["body"]["messages"][-1]["content"]
+        assert "Conversation:\nUser: Hi item-1 \n\nAssistant: Yes?\n\nResponse A:\n" in asked
+
+
+@pytest.mark.parametrize(
+    ("flags", "line"),
+    [
+        ((), "--pairs or --completions: give one of them"),
+        (("--pairs", "PAIRS", "--completions", "a", "b"), "--pairs or --completions: give one of them"),
+        (("--pairs", "PAIRS", "--fields", "first", "other"), "PAIRS: row 1: field 'other': expected text, is missing"),
+        (("--pairs", "PAIRS", "--names", "x", "x"), "--names: two different names, both are 'x'"),
+        (("--pairs", "PAIRS", "--axis", "accuracy"), "--axis: a reward is asked nothing; it knows overall alone"),
+        (("--pairs", "PAIRS", "--ties"), "--ties: reward gives no answer in words; --tie-margin is for likelihood"),
+        (("--pairs", "PAIRS", "--tie-margin", "1"), "--tie-margin: is for --judge likelihood"),
+        (("--pairs", "PAIRS", "--concurrency", "0"), "--concurrency: must be at least 1, is 0"),
+        (("--pairs", "PAIRS", "--seeed", "0"), "unknown flag --seeed; did you mean --seed?"),
+    ],
+)
+def test_what_is_wrong_is_said_in_one_line(flags, line, refused, pairs, tmp_path):
+    flags = [str(pairs) if flag == "PAIRS" else flag for flag in flags]
+    found = refused("judge", "run", "--judge", "reward", "--model", LENGTH, "--output-dir", tmp_path / "out", *flags)
+    assert found == line.replace("PAIRS", str(pairs))
+
+
+def test_a_missing_key_is_named(refused, pairs, tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    flags = ("--judge", "openai", "--model", "m", "--pairs", pairs, "--output-dir", tmp_path / "out")
+    assert refused("judge", "run", *flags).startswith("OPENAI_API_KEY: not set;")
+
+
+def test_every_flag_of_judge_run_has_its_help(shell):
+    status, output, errors = shell("judge", "run", "--help")
+    assert (status, errors) == (0, "")
+    assert output.startswith("usage: jaxalign judge run")
+    for flag in ("--judge", "--pairs", "--completions", "--base-url", "--api-key-variable", "--cache", "--seed"):
+        assert flag in output
+    assert "api-key " not in output  # a key is never a flag
