@@ -133,7 +133,7 @@ def interpolate_reward_at_kl(
         ValueError: points of different prompts, or a method with no point at or below ``kl`` (give each method its
             start, KL 0).
     """
-    estimates, resampled, reached = _envelopes(points, [kl], resamples, seed)
+    estimates, resampled, reached = envelopes(points, [kl], resamples, seed)
     prompts = len(points[0].kl_per_prompt)
     return [
         RewardAtKL(method, kl, interval_of(estimates[method][0], resampled[method][:, 0], prompts, level), far[0])
@@ -159,7 +159,7 @@ def reward_difference_at_kl(
         if all(point.method != name for point in points):
             raise ValueError(f"no point of method {name!r}")
     chosen = [point for point in points if point.method in (method, baseline)]
-    estimates, resampled, reached = _envelopes(chosen, kls, resamples, seed)
+    estimates, resampled, reached = envelopes(chosen, kls, resamples, seed)
     prompts = len(chosen[0].kl_per_prompt)
     rows = []
     for i, kl in enumerate(kls):
@@ -180,7 +180,7 @@ def reward_difference_at_kl(
     return rows
 
 
-def _envelopes(
+def envelopes(
     points: Sequence[FrontierPoint], kls: Sequence[float], resamples: int, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, list[bool]]]:
     """By method: the envelope at each KL ``[K]``, the same in each resample ``[R, K]``, and whether it was reached."""

@@ -7,7 +7,7 @@ import numpy as np
 
 from jaxalign.errors import InputError
 from jaxalign.evaluation._bootstrap import Interval, interval_of
-from jaxalign.evaluation._frontier import FrontierPoint, _envelopes
+from jaxalign.evaluation._frontier import FrontierPoint, envelopes
 
 __all__ = ["FrontierArea", "frontier_area", "pareto_front"]
 
@@ -70,12 +70,11 @@ def frontier_area(
     if not runs or not 0 <= low < high:
         raise InputError(f"frontier_area: needs a run and a KL range 0 <= a < b, got {len(runs)} runs and {kl_range}")
     methods = list(dict.fromkeys(point.method for point in runs[0]))
-    budgets = np.linspace(low, high, _STEPS + 1)
-    measured = []
     for number, points in enumerate(runs, start=1):
         if {point.method for point in points} != set(methods):
             raise InputError(f"frontier_area: run {number} has other methods than run 1")
-        measured.append(_envelopes(points, budgets.tolist(), resamples, seed))  # one seed: the same prompts are drawn
+    budgets = np.linspace(low, high, _STEPS + 1).tolist()
+    measured = [envelopes(points, budgets, resamples, seed) for points in runs]  # one seed: the same prompts are drawn
     prompts = len(runs[0][0].kl_per_prompt)
     chosen = np.random.default_rng(seed + 1).integers(0, len(runs), (len(runs), resamples))
     found = []
