@@ -1,7 +1,6 @@
 """``jaxalign evaluate``: what a run and its completions are worth, as tables, figures and one page."""
 
 import json
-import math
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -35,8 +34,9 @@ class EvaluateConfig:
     """What scores a completion: "package.module:function" or "path/to/file.py:function", or the folder or hub id of a
     reward model or classifier (one of several labels: FOLDER#LABEL)."""
     model: str | None = None
-    """Folder or hub id of a language model: the completions' perplexity under it, and, where records hold the
-    ``log_prob`` they were sampled with, their KL to it: right without top-k, top-p, min-p and stop strings."""
+    """Folder in Hugging Face format, or a hub id. Of this language model: the completions' perplexity under it, and, where
+    records hold the ``log_prob`` they were sampled with, their KL to it: right without top-k, top-p, min-p and stop
+    strings."""
     verdicts: Path | None = None
     """Judged pairs, a line each: ``prompt``, ``ours``, ``theirs``, ``outcome`` ("win", "tie", "lose", "invalid"), and
     where known ``axis``, ``method``, ``against``, ``judge``, ``temperature``, ``step``."""
@@ -48,6 +48,8 @@ class EvaluateConfig:
     """Of the page."""
     batch_size: int = 16
     """Completions that ``model`` scores at a time."""
+    dtype: Literal["float32", "bfloat16"] = "float32"
+    """Type of ``model``'s activations."""
     seed: int = 0
     """Of the intervals' resampling."""
 
@@ -86,6 +88,7 @@ def run(config: EvaluateConfig) -> None:
             reward=config.reward,
             model=config.model,
             batch_size=config.batch_size,
+            dtype=config.dtype,
             seed=config.seed,
         )
         _add_completions(page, measured, config)
@@ -171,17 +174,13 @@ def _add_frontier(page: _Page, points: Sequence[Any], seed: int, name: str = "fr
         return
     page.text("Reward against KL")
     figure = evaluation.plot_frontier(points, pareto=True)
-    page.figure(
-        "frontier", "Reward against KL, with 95 % intervals over prompts; the grey line is what none beats.", figure
-    )
+    page.figure(name, "Reward against KL, with 95 % intervals over prompts; the grey line is what none beats.", figure)
     page.table(name, "The points of the figure.", evaluation.frontier_rows(points))
     curves = [point for point in points if not point.kl_is_bound]
     starts: dict[str, float] = {}
     for point in curves:
         starts[point.method] = min(starts.get(point.method, point.kl.estimate), point.kl.estimate)
-    # To thousandths inwards: a start at 0 but for rounding still lies within the range.
-    low = max([0.0, *(math.ceil(1000 * kl) / 1000 for kl in starts.values())])
-    span = (low, math.floor(1000 * max([0.0, *(point.kl.estimate for point in curves)])) / 1000)
+    span = max([0.0, *starts.values()]), max([0.0, *(point.kl.estimate for point in curves)])
     if len(curves) > len(starts) and span[0] < span[1]:
         rows = evaluation.frontier_area_rows(evaluation.frontier_area([curves], kl_range=span, seed=seed))
         page.table(f"{name}_area", "Area under the frontier: the mean best reward over KL budgets.", rows)

@@ -121,6 +121,7 @@ def measure(
     reward: str | None,
     model: str | None,
     batch_size: int,
+    dtype: str,
     seed: int,
 ) -> Measured:
     """Length, diversity, ROUGE, reward, perplexity and KL of every file, as far as there is what they need."""
@@ -130,7 +131,7 @@ def measure(
 
     found = Measured()
     rewards = None if reward is None else _rewards(files, reward)
-    likelihoods = None if model is None else _log_probs(files, model, batch_size, found.notes)
+    likelihoods = None if model is None else _log_probs(files, model, batch_size, dtype, found.notes)
 
     def mean(values: Any, file: Completions, keep: Sequence[int] | None = None) -> object:
         """With an interval over prompts, where there are two."""
@@ -194,7 +195,9 @@ def _rewards(files: Sequence[Completions], spec: str) -> list[Any]:
     ]
 
 
-def _log_probs(files: Sequence[Completions], model: str, batch_size: int, notes: list[str]) -> list[list[Any]]:
+def _log_probs(
+    files: Sequence[Completions], model: str, batch_size: int, dtype: str, notes: list[str]
+) -> list[list[Any]]:
     """Of every completion its tokens' log-probs under the model, the EOS included where it ended by itself."""
     import numpy as np
 
@@ -203,6 +206,7 @@ def _log_probs(files: Sequence[Completions], model: str, batch_size: int, notes:
     config, params = models.load_pretrained(model)
     if config.labels:
         raise InputError(f"--model: {model} is a classifier, no language model")
+    config = config.replace(compute_dtype=dtype)
     encoder = data.Encoder(recipes.load_tokenizer(model))
     found = []
     for file in files:
