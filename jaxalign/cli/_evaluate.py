@@ -34,9 +34,9 @@ class EvaluateConfig:
     """What scores a completion: "package.module:function" or "path/to/file.py:function", or the folder or hub id of a
     reward model or classifier (one of several labels: FOLDER#LABEL)."""
     model: str | None = None
-    """Folder in Hugging Face format, or a hub id. Of this language model: the completions' perplexity under it, and, where
-    records hold the ``log_prob`` they were sampled with, their KL to it: right without top-k, top-p, min-p and stop
-    strings."""
+    """Folder in Hugging Face format, or a hub id. Of this language model: the completions' perplexity under it, and
+    where records hold the ``log_prob`` they were sampled with, their KL to it: right without top-k, top-p, min-p and
+    stop strings."""
     verdicts: Path | None = None
     """Judged pairs, a line each: ``prompt``, ``ours``, ``theirs``, ``outcome`` ("win", "tie", "lose", "invalid"), and
     where known ``axis``, ``method``, ``against``, ``judge``, ``temperature``, ``step``."""
@@ -188,7 +188,8 @@ def _add_frontier(page: _Page, points: Sequence[Any], seed: int, name: str = "fr
 
 def _add_completions(page: _Page, measured: "measures.Measured", config: EvaluateConfig) -> None:
     page.text("The completions", "\n".join(measured.notes))
-    page.table("measures", "Measures of the completions, with 95 % bootstrap intervals over prompts.", measured.rows)
+    page.table("texts", "Length and diversity, with 95 % bootstrap intervals over prompts.", measured.texts)
+    page.table("scores", "Scores of the completions, with 95 % bootstrap intervals over prompts.", measured.scores)
     page.table("differences", "Mean reward against the first file's, prompt by prompt.", measured.differences)
     _add_frontier(page, measured.points, config.seed, "completions_frontier")
 
@@ -207,13 +208,15 @@ def _add_verdicts(page: _Page, pairs: Sequence[Any], config: EvaluateConfig) -> 
     page.table(
         "win_rates", "Win rates with 95 % intervals, plain and at equal length.", evaluation.win_rate_rows(points)
     )
+    curves = False
     for over, place in (("temperature", "sampling temperature"), ("step", "training")):
         if len({getattr(point, over) for point in points} - {None}) > 1:
+            curves = True
             figure = evaluation.plot_win_rate(points, over=over)  # type: ignore[arg-type]
             page.figure(f"win_rate_over_{over}", f"Win rate over {place}, with 95 % intervals.", figure)
     rows = evaluation.pairwise_rows(pairs, seed=config.seed)
     page.table("pairwise", "Win, tie, lose and delta = win - lose, % of what was judged.", rows)
-    if rows:
+    if rows and not curves:  # which say the same better than a bar a point
         page.figure("pairwise", "Wins, ties and losses.", evaluation.plot_pairwise(rows))
     tests = evaluation.paired_test_rows(pairs, ties=config.ties, seed=config.seed)
     page.table("paired_tests", "Methods against each other on the same prompts.", tests)

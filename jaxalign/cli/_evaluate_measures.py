@@ -38,7 +38,10 @@ class Completions:
 class Measured:
     """Tables of what was measured, a row a file, and where each lies in reward and KL, if both were."""
 
-    rows: list[dict[str, object]] = field(default_factory=list)
+    texts: list[dict[str, object]] = field(default_factory=list)
+    """Of the texts alone: how many, how long, how diverse."""
+    scores: list[dict[str, object]] = field(default_factory=list)
+    """Against references, by the reward, under the model; none where there is none of these."""
     differences: list[dict[str, object]] = field(default_factory=list)
     points: list[Any] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
@@ -156,22 +159,24 @@ def measure(
         if len(set(file.keys)) < len(file.keys):
             distances = evaluation.sample_distance(file.texts, file.keys)
             row["distance between samples"] = float(distances.mean())
+        found.texts.append(row)
+        scores: dict[str, object] = {"name": file.name}
         if references is not None:
             keep = [index for index, key in enumerate(file.keys) if key in references]
-            scores = evaluation.rouge(
+            overlaps = evaluation.rouge(
                 [file.texts[index] for index in keep], [references[file.keys[index]] for index in keep]
             )
             if len(keep) < len(file.keys):
                 found.notes.append(f"{file.name}: {len(file.keys) - len(keep)} completions have no reference.")
             names = {"rouge1": "ROUGE-1", "rouge2": "ROUGE-2", "rougeL": "ROUGE-L"}
-            row |= {names[kind]: mean(values, file, keep) for kind, values in scores.items()}
+            scores |= {names[kind]: mean(values, file, keep) for kind, values in overlaps.items()}
         if rewards is not None:
-            row["reward"] = mean(rewards[number], file)
+            scores["reward"] = mean(rewards[number], file)
         if likelihoods is not None:
-            row |= _likelihood_cells(file, likelihoods[number], seed)
+            scores |= _likelihood_cells(file, likelihoods[number], seed)
             if file.log_probs is not None:
                 moved = np.array(file.log_probs) - np.array([own.sum() for own in likelihoods[number]])
-                row["KL (nats/completion)"] = mean(moved, file)
+                scores["KL (nats/completion)"] = mean(moved, file)
                 found.notes.append(f"{file.name}: KL is k1, of what was sampled from to the model at temperature 1.")
                 if rewards is not None and len(set(file.keys)) > 1:
                     found.points.append(
@@ -179,7 +184,8 @@ def measure(
                             file.name, "", 0, kl=moved, reward=rewards[number], prompt=file.keys, seed=seed
                         )
                     )
-        found.rows.append(row)
+        if len(scores) > 1:
+            found.scores.append(scores)
     if rewards is not None:
         found.differences = _differences(files, rewards, seed)
     return found

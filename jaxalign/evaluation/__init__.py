@@ -31,6 +31,7 @@ from jaxalign.evaluation._report import ReportFigure, ReportPart, ReportSamples,
 from jaxalign.evaluation._rouge import copied_share, rouge
 from jaxalign.evaluation._tables import (
     Percent,
+    PValue,
     csv_table,
     difference_rows,
     frontier_area_rows,
@@ -60,6 +61,7 @@ __all__ = [
     "JudgedPair",
     "LengthStatistics",
     "Outcome",
+    "PValue",
     "PairedTest",
     "Percent",
     "ReportFigure",

@@ -1,6 +1,6 @@
 """Do raters say the same: shares of agreeing pairs, Cohen's kappa, Krippendorff's alpha, with intervals over items."""
 
-from collections.abc import Hashable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 
 import numpy as np
 
@@ -18,6 +18,7 @@ def agreement_between(
     first: Sequence[Label | None],
     second: Sequence[Sequence[Label | None]],
     *,
+    groups: Sequence[Hashable] | None = None,
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
@@ -29,44 +30,49 @@ def agreement_between(
     Args:
         first: ``[N]`` labels, None where the rater said nothing.
         second: ``[N]`` of each item the labels of the others, none, one or several.
+        groups: ``[N]`` what is resampled as a whole, such as the prompt of each item; every item alone where left out.
 
     Raises:
         InputError: sequences of different length, or fewer than two items that both labelled.
     """
     if len(first) != len(second):
         raise InputError(f"agreement: {len(first)} labels of the first rater but {len(second)} items of the others")
-    items = []
-    for own, others in zip(first, second, strict=True):
-        given = [label for label in others if label is not None]
-        if own is not None and given:
-            items.append((sum(label == own for label in given), len(given)))
-    return _ratio("agreement", items, level, resamples, seed)
+    given = [[label for label in others if label is not None] if own is not None else []
+             for own, others in zip(first, second, strict=True)]  # fmt: skip
+    agreeing = [sum(label == own for label in others) for own, others in zip(first, given, strict=True)]
+    columns = np.stack([agreeing, [len(others) for others in given]], axis=1)
+    return _statistic("agreement", _ratio, columns, groups, level, resamples, seed)
 
 
 def agreement_within(
-    ratings: Sequence[Sequence[Label | None]], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    ratings: Sequence[Sequence[Label | None]],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Interval:
     """How often raters agree with one another: of all pairs of labels of one item, the share that are equal.
 
     Args:
         ratings: ``[N]`` of each item its labels; items with fewer than two say nothing.
+        groups: as in ``agreement_between``.
 
     Raises:
         InputError: fewer than two items with two labels.
     """
-    items = []
-    for labels in ratings:
+    columns = np.zeros((len(ratings), 2))
+    for index, labels in enumerate(ratings):
         counts = np.bincount(group_index([label for label in labels if label is not None]), minlength=1)
-        pairs = int(counts.sum() * (counts.sum() - 1)) // 2
-        if pairs:
-            items.append((int((counts * (counts - 1)).sum()) // 2, pairs))
-    return _ratio("agreement", items, level, resamples, seed)
+        columns[index] = (counts * (counts - 1)).sum() / 2, counts.sum() * (counts.sum() - 1) / 2
+    return _statistic("agreement", _ratio, columns, groups, level, resamples, seed)
 
 
 def cohen_kappa(
     first: Sequence[Label | None],
     second: Sequence[Label | None],
     *,
+    groups: Sequence[Hashable] | None = None,
     level: float = 0.95,
     resamples: int = 10_000,
     seed: int = 0,
@@ -75,30 +81,35 @@ def cohen_kappa(
 
     p_o is the share of items on which they agree, p_e = sum_k p_first(k) p_second(k) what their own label frequencies
     give by chance. Items that one of them left out do not count. Of the resamples those without a kappa (one label
-    only) are left out.
+    only) are left out. ``groups`` as in ``agreement_between``.
 
     Raises:
         InputError: sequences of different length, fewer than two items, or both using one same label throughout.
     """
     if len(first) != len(second):
         raise InputError(f"cohen_kappa: {len(first)} labels of the first rater but {len(second)} of the second")
-    both = [(a, b) for a, b in zip(first, second, strict=True) if a is not None and b is not None]
-    numbers = group_index([label for pair in both for label in pair]).reshape(-1, 2)
+    kept = [index for index in range(len(first)) if first[index] is not None and second[index] is not None]
+    numbers = group_index([label for index in kept for label in (first[index], second[index])]).reshape(-1, 2)
     size = int(numbers.max(initial=0)) + 1
-    tables = np.zeros((len(both), size * size))
-    tables[np.arange(len(both)), numbers[:, 0] * size + numbers[:, 1]] = 1
+    tables = np.zeros((len(first), size * size))
+    tables[kept, numbers[:, 0] * size + numbers[:, 1]] = 1
 
-    def kappa(means: np.ndarray) -> np.ndarray:
-        table = means.reshape(-1, size, size)
+    def kappa(sums: np.ndarray) -> np.ndarray:
+        table = (sums / sums.sum(axis=1, keepdims=True)).reshape(-1, size, size)
         observed = np.trace(table, axis1=1, axis2=2)
         chance = (table.sum(axis=2) * table.sum(axis=1)).sum(axis=1)
         return _beyond_chance(1 - observed, 1 - chance)
 
-    return _statistic("cohen_kappa", kappa, tables, level, resamples, seed)
+    return _statistic("cohen_kappa", kappa, tables, groups, level, resamples, seed)
 
 
 def krippendorff_alpha(
-    ratings: Sequence[Sequence[Label | None]], *, level: float = 0.95, resamples: int = 10_000, seed: int = 0
+    ratings: Sequence[Sequence[Label | None]],
+    *,
+    groups: Sequence[Hashable] | None = None,
+    level: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> Interval:
     """Agreement of any number of raters beyond chance, labels missing or not: alpha = 1 - D_o / D_e, nominal.
 
@@ -111,33 +122,32 @@ def krippendorff_alpha(
 
     Args:
         ratings: ``[N]`` of each item its labels, one a rater (None where missing) in any order.
+        groups: as in ``agreement_between``.
 
     Raises:
         InputError: fewer than two items with two labels, or one label throughout.
     """
     given = [[label for label in labels if label is not None] for labels in ratings]
-    given = [labels for labels in given if len(labels) > 1]
+    given = [labels if len(labels) > 1 else [] for labels in given]
     numbers = iter(group_index([label for labels in given for label in labels]).tolist())
     items = [[next(numbers) for _ in labels] for labels in given]
     size = max((number for item in items for number in item), default=0) + 1
-    counts = np.array([np.bincount(item, minlength=size) for item in items]).reshape(-1, size)
+    counts = np.array([np.bincount(item, minlength=size) for item in items], np.float64).reshape(-1, size)
     raters = counts.sum(axis=1)
     disagreeing = (raters**2 - (counts**2).sum(axis=1)) / np.maximum(raters - 1, 1)
-    columns = np.concatenate([disagreeing[:, None], counts], axis=1)
 
-    def alpha(means: np.ndarray) -> np.ndarray:
-        totals = means * len(items)
-        labels = totals[:, 1:]
+    def alpha(sums: np.ndarray) -> np.ndarray:
+        labels = sums[:, :-1]
         n = labels.sum(axis=1)
         expected = (n**2 - (labels**2).sum(axis=1)) / (n - 1)
-        return _beyond_chance(totals[:, 0], expected)
+        return _beyond_chance(sums[:, -1], expected)
 
-    return _statistic("krippendorff_alpha", alpha, columns, level, resamples, seed)
+    columns = np.concatenate([counts, disagreeing[:, None]], axis=1)
+    return _statistic("krippendorff_alpha", alpha, columns, groups, level, resamples, seed)
 
 
-def _ratio(name: str, items: Sequence[tuple[int, int]], level: float, resamples: int, seed: int) -> Interval:
-    columns = np.array(items, np.float64).reshape(-1, 2)
-    return _statistic(name, lambda means: means[:, 0] / means[:, 1], columns, level, resamples, seed)
+def _ratio(sums: np.ndarray) -> np.ndarray:
+    return sums[:, 0] / sums[:, 1]
 
 
 def _beyond_chance(observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
@@ -146,12 +156,31 @@ def _beyond_chance(observed: np.ndarray, expected: np.ndarray) -> np.ndarray:
     return np.where(defined, 1 - observed / np.where(defined, expected, 1.0), np.nan)
 
 
-def _statistic(name: str, statistic, columns: np.ndarray, level: float, resamples: int, seed: int) -> Interval:
-    """A statistic of the means of columns, ``[R, M] -> [R]``, with its interval over rows."""
-    if len(columns) < 2:
-        raise InputError(f"{name}: needs at least two items that two raters labelled, got {len(columns)}")
-    estimate = float(statistic(columns.mean(axis=0)[None])[0])
+def _statistic(
+    name: str,
+    statistic: Callable[[np.ndarray], np.ndarray],
+    columns: np.ndarray,
+    groups: Sequence[Hashable] | None,
+    level: float,
+    resamples: int,
+    seed: int,
+) -> Interval:
+    """A statistic of the sums of columns, ``[R, M] -> [R]``, with its interval over items or groups of them.
+
+    An item that says nothing is a row of zeros.
+    """
+    if groups is not None and len(groups) != len(columns):
+        raise InputError(f"{name}: {len(columns)} items but {len(groups)} groups")
+    index = np.arange(len(columns)) if groups is None else group_index(groups)
+    units = np.zeros((int(index.max(initial=-1)) + 1, columns.shape[1]))
+    np.add.at(units, index, columns)
+    units = units[units.any(axis=1)]
+    count = len(units)
+    if count < 2:
+        raise InputError(f"{name}: needs at least two items that two raters labelled, got {count}")
+    estimate = float(statistic(units.sum(axis=0)[None])[0])
     if not np.isfinite(estimate):
         raise InputError(f"{name}: every label is the same, so agreement beyond chance is undefined")
-    drawn = np.concatenate([statistic(means) for means in resampled_means(columns, resamples=resamples, seed=seed)])
-    return interval_of(estimate, drawn[np.isfinite(drawn)], len(columns), level)
+    means = resampled_means(units, resamples=resamples, seed=seed)
+    drawn = np.concatenate([statistic(count * chunk) for chunk in means])
+    return interval_of(estimate, drawn[np.isfinite(drawn)], count, level)

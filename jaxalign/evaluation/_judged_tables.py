@@ -11,7 +11,7 @@ from jaxalign.evaluation._agreement import agreement_between, cohen_kappa
 from jaxalign.evaluation._bootstrap import Interval, interval_of, resampled_means
 from jaxalign.evaluation._judged import JudgedPair, Setting, by_setting, setting_cells
 from jaxalign.evaluation._paired_wins import paired_tests
-from jaxalign.evaluation._tables import Percent
+from jaxalign.evaluation._tables import Percent, PValue
 from jaxalign.evaluation._wins import Outcome, TieRule, group_index
 
 __all__ = ["judge_agreement_rows", "paired_test_rows", "pairwise_rows"]
@@ -76,9 +76,9 @@ def paired_test_rows(pairs: Sequence[JudgedPair], *, ties: TieRule = "half", see
                 "first better": test.first_better,
                 "second better": test.second_better,
                 "prompts": test.items,
-                "sign test p": test.sign_p,
-                "permutation p": test.permutation_p,
-                "Holm p": test.holm_p,
+                "sign test p": PValue(test.sign_p),
+                "permutation p": PValue(test.permutation_p),
+                "Holm p": PValue(test.holm_p),
             })  # fmt: skip
     return rows
 
@@ -87,7 +87,7 @@ def judge_agreement_rows(pairs: Sequence[JudgedPair], *, seed: int = 0) -> list[
     """Every two judges of the same outputs and axis: the share of equal outcomes, and Cohen's kappa.
 
     Invalid answers are missing; of several verdicts of one judge on the same the first counts. Judges that share fewer
-    than two are left out; kappa stays empty where one outcome is all they gave.
+    than two prompts are left out; kappa stays empty where one outcome is all they gave.
     """
     said: dict[str, dict[tuple[object, ...], Outcome]] = {}
     for pair in pairs:
@@ -97,14 +97,15 @@ def judge_agreement_rows(pairs: Sequence[JudgedPair], *, seed: int = 0) -> list[
     rows = []
     for first, second in itertools.combinations(said, 2):
         items = [item for item in said[first] if item in said[second]]
-        if len(items) < 2:
-            continue
         a, b = [said[first][item] for item in items], [said[second][item] for item in items]
+        prompts = [item[0] for item in items]
+        if len(set(prompts)) < 2:
+            continue
         rows.append({
             "first": first,
             "second": second,
-            "agreement %": Percent(agreement_between(a, [[label] for label in b], seed=seed)),
-            "kappa": cohen_kappa(a, b, seed=seed) if len({*a, *b}) > 1 else None,
+            "agreement %": Percent(agreement_between(a, [[label] for label in b], groups=prompts, seed=seed)),
+            "kappa": cohen_kappa(a, b, groups=prompts, seed=seed) if len({*a, *b}) > 1 else None,
             "comparisons": len(items),
         })  # fmt: skip
     return rows

@@ -1,7 +1,7 @@
 """Win rates as figures: over temperature, over training, and wins, ties and losses as bars."""
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 from jaxalign.errors import InputError
 from jaxalign.evaluation._judged import WinRatePoint
@@ -18,10 +18,11 @@ _PARTS = (("win", COLOURS[0], ""), ("tie", "#BBBBBB", ""), ("lose", COLOURS[1], 
 
 
 def plot_win_rate(points: Sequence[WinRatePoint], *, over: Literal["temperature", "step"], title: str = "") -> "Figure":
-    """Win rate in percent over sampling temperature or training steps, a curve a method, with 95 % intervals.
+    """Win rate in percent over sampling temperature or training steps, with 95 % intervals.
 
-    Points without that number are left out. Where points differ in opponent, axis or judge too, each combination is a
-    curve. The grey line is 50 %: as often as the opponent. Needs matplotlib (the ``eval`` extra).
+    A colour and a marker a method; where points differ in opponent, axis or judge too, each combination is a curve with
+    a line style of its own. Points without that number are left out. The grey line is 50 %: as often as the opponent.
+    Needs matplotlib (the ``eval`` extra).
 
     Raises:
         InputError: no point has that number.
@@ -29,45 +30,49 @@ def plot_win_rate(points: Sequence[WinRatePoint], *, over: Literal["temperature"
     placed = [point for point in points if getattr(point, over) is not None]
     if not placed:
         raise InputError(f"plot_win_rate: no win rate has a {over}")
-    varying = [name for name in ("against", "axis", "judge", *({"temperature", "step"} - {over}))
-               if len({getattr(point, name) for point in placed}) > 1]  # fmt: skip
-    curves: dict[str, list[WinRatePoint]] = {}
+    besides = ("against", "axis", "judge", "step" if over == "temperature" else "temperature")
+    told = [name for name in besides if len({getattr(point, name) for point in placed}) > 1]
+    curves: dict[str, dict[str, list[WinRatePoint]]] = {}
     for point in placed:
-        words = {
-            "against": f"against {point.against}",
-            "temperature": f"T = {point.temperature}",
-            "step": f"step {point.step}",
-        }
-        label = ", ".join([point.method, *(words.get(name, str(getattr(point, name))) for name in varying)])
-        curves.setdefault(label, []).append(point)
+        label = ", ".join([point.method, *(_worded(name, getattr(point, name)) for name in told)])
+        curves.setdefault(point.method, {}).setdefault(label, []).append(point)
     opponents = {point.against for point in placed}
     matplotlib = load_matplotlib()
     with matplotlib.rc_context(STYLE):
         figure = matplotlib.figure.Figure(figsize=(6.4, 3.8), layout="constrained")
         axes = figure.add_subplot()
         axes.axhline(50, color="0.6", linewidth=0.8, zorder=0)
-        for place, (label, curve) in enumerate(curves.items()):
-            curve = sorted(curve, key=lambda point: getattr(point, over))
-            intervals = [point.wins.interval for point in curve]
-            axes.errorbar(
-                [getattr(point, over) for point in curve],
-                [100 * found.estimate for found in intervals],
-                yerr=([100 * max(found.estimate - found.low, 0.0) for found in intervals],
-                      [100 * max(found.high - found.estimate, 0.0) for found in intervals]),
-                color=COLOURS[place % len(COLOURS)],
-                linestyle=LINES[place % len(LINES)],
-                marker=MARKERS[place % len(MARKERS)],
-                markersize=4,
-                linewidth=1.3,
-                elinewidth=0.7,
-                capsize=2,
-                label=label,
-            )  # fmt: skip
+        for place, settings in enumerate(curves.values()):
+            for style, (label, curve) in enumerate(settings.items()):
+                _draw(axes, sorted(curve, key=lambda point: getattr(point, over)), over, label, place, style)
+        values = sorted({getattr(point, over) for point in placed})
+        if len(values) <= 12:
+            axes.set_xticks(values, [f"{value:g}" for value in values])
         axes.set_xlabel(_LABELS[over])
         axes.set_ylabel(f"win rate against {opponents.pop()}, %" if len(opponents) == 1 else "win rate, %")
         axes.set_title(title)
         axes.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), handlelength=3.2)
     return figure
+
+
+def _draw(axes: Any, curve: Sequence[WinRatePoint], over: str, label: str, place: int, style: int) -> None:
+    colour = COLOURS[place % len(COLOURS)]
+    x, intervals = [getattr(point, over) for point in curve], [point.wins.interval for point in curve]
+    down = [100 * max(found.estimate - found.low, 0.0) for found in intervals]
+    up = [100 * max(found.high - found.estimate, 0.0) for found in intervals]
+    y = [100 * found.estimate for found in intervals]
+    axes.errorbar(x, y, yerr=(down, up), fmt="none", ecolor=colour, elinewidth=0.9, capsize=2, alpha=0.45)
+    axes.plot(
+        x,
+        y,
+        color=colour,
+        linestyle=LINES[style % len(LINES)],
+        marker=MARKERS[place % len(MARKERS)],
+        markerfacecolor=colour if style % 2 == 0 else "white",
+        markersize=4,
+        linewidth=1.3,
+        label=label,
+    )
 
 
 def plot_pairwise(rows: Sequence[Mapping[str, object]], *, title: str = "") -> "Figure":
@@ -80,9 +85,9 @@ def plot_pairwise(rows: Sequence[Mapping[str, object]], *, title: str = "") -> "
     """
     if not rows:
         raise InputError("plot_pairwise: no rows")
-    names = [name for name in rows[0] if name in ("method", "against", "axis", "judge", "temperature", "step")]
-    told = [name for name in names if name == "axis" or len({row[name] for row in rows}) > 1]
-    labels = [" · ".join(_worded(name, row) for name in told) for row in rows]
+    names = [name for name in ("method", "against", "judge", "temperature", "step", "axis") if name in rows[0]]
+    told = [name for name in names if len({row[name] for row in rows}) > 1] or ["method", "against"]
+    labels = [" · ".join(_worded(name, row[name]) for name in told) for row in rows]
     matplotlib = load_matplotlib()
     with matplotlib.rc_context(STYLE | {"hatch.linewidth": 0.5}):
         figure = matplotlib.figure.Figure(figsize=(6.4, 1.0 + 0.3 * len(rows)), layout="constrained")
@@ -103,6 +108,8 @@ def plot_pairwise(rows: Sequence[Mapping[str, object]], *, title: str = "") -> "
             left = [start + width for start, width in zip(left, widths, strict=True)]
         axes.set_yticks(places, labels)
         axes.set_xlim(0, 100)
+        axes.set_ylim(-0.6, len(rows) - 0.4)
+        axes.set_axisbelow(True)
         axes.set_xlabel("% of what was judged")
         axes.set_title(title)
         axes.grid(axis="y", visible=False)
@@ -110,9 +117,9 @@ def plot_pairwise(rows: Sequence[Mapping[str, object]], *, title: str = "") -> "
     return figure
 
 
-def _worded(name: str, row: Mapping[str, object]) -> str:
-    words = {"against": "against {}", "temperature": "T = {}", "step": "step {}"}
-    return words.get(name, "{}").format(row[name])
+def _worded(name: str, value: object) -> str:
+    words = {"against": "against {}", "judge": "judge {}", "temperature": "T = {}", "step": "step {}"}
+    return words.get(name, "{}").format(value)
 
 
 def _percent(value: object) -> float:

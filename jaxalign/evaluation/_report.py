@@ -51,12 +51,14 @@ class ReportSamples:
     """(prompt, a text a column)."""
 
 
+_LONG = 60  # characters of a cell that may be broken into lines
+
 ReportPart = ReportText | ReportTable | ReportFigure | ReportSamples
 
 # Nothing is fetched and no script runs, even if an escape were missing.
 _POLICY = "default-src 'none'; img-src data:; style-src 'unsafe-inline'; base-uri 'none'; form-action 'none'"
 _STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 64rem; margin: 2rem auto;
+body { font: 16px/1.5 system-ui, sans-serif; color: #1a1a1a; background: #fff; max-width: 72rem; margin: 2rem auto;
   padding: 0 1rem; }
 h1 { font-size: 1.6rem; line-height: 1.25; } h2 { font-size: 1.2rem; margin-top: 2.5rem; }
 p { max-width: 44rem; white-space: pre-line; overflow-wrap: anywhere; }
@@ -64,7 +66,8 @@ p { max-width: 44rem; white-space: pre-line; overflow-wrap: anywhere; }
 table { border-collapse: collapse; font-size: 0.85rem; border-top: 2px solid; border-bottom: 2px solid; }
 th, td { padding: 0.3rem 0.7rem; text-align: left; vertical-align: top; }
 thead th { border-bottom: 1px solid; }
-.number { text-align: right; font-variant-numeric: tabular-nums; white-space: nowrap; }
+td { white-space: nowrap; } td.long { white-space: normal; overflow-wrap: anywhere; }
+.number { text-align: right; font-variant-numeric: tabular-nums; }
 caption, figcaption { text-align: left; font-size: 0.85rem; color: #555; padding: 0.4rem 0; }
 figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 .samples { width: 100%; table-layout: fixed; }
@@ -110,10 +113,11 @@ def _table(part: ReportTable) -> str:
     columns, numeric = table_columns(part.rows)
 
     def line(cells: Sequence[str], tag: str) -> str:
-        marked = [
-            (cell, ' class="number"' if name in numeric else "") for name, cell in zip(columns, cells, strict=True)
-        ]
-        return "<tr>" + "".join(f"<{tag}{mark}>{_escaped(cell)}</{tag}>" for cell, mark in marked) + "</tr>"
+        row = ""
+        for name, cell in zip(columns, cells, strict=True):
+            kind = ' class="number"' if name in numeric else ' class="long"' if len(cell) > _LONG else ""
+            row += f"<{tag}{kind}>{_escaped(cell)}</{tag}>"
+        return f"<tr>{row}</tr>"
 
     head = line(columns, "th")
     rows = "\n".join(line([cell_text(row.get(name)) for name in columns], "td") for row in part.rows)

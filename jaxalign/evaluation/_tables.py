@@ -11,6 +11,7 @@ from jaxalign.evaluation._frontier import FrontierPoint, RewardDifference
 from jaxalign.evaluation._frontier_area import FrontierArea
 
 __all__ = [
+    "PValue",
     "Percent",
     "csv_table",
     "difference_rows",
@@ -44,6 +45,16 @@ class Percent:
         if isinstance(value, Interval):
             return f"{value.estimate:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
         return f"{value:.{digits}f}"
+
+
+@dataclass(frozen=True)
+class PValue:
+    """A probability under the null hypothesis, shown to three decimals."""
+
+    value: float
+
+    def __str__(self) -> str:
+        return "< 0.001" if self.value < 0.001 else f"{self.value:.3f}"
 
 
 def frontier_rows(points: Sequence[FrontierPoint]) -> list[dict[str, object]]:
@@ -125,7 +136,7 @@ def csv_table(rows: Sequence[Row]) -> str:
     for row in rows:
         out: dict[str, object] = {}
         for name, value in row.items():
-            value = value.value if isinstance(value, Percent) else value
+            value = value.value if isinstance(value, Percent | PValue) else value
             if isinstance(value, Interval):
                 out |= {name: value.estimate, f"{name} low": value.low, f"{name} high": value.high}
             else:

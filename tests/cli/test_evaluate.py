@@ -59,11 +59,12 @@ def test_completions_are_measured_by_everything_that_is_given(evaluate, sampled)
         "--references", sampled / "references.jsonl", "--model", sampled / "model",
         "--reward", f"{sampled / 'rewards.py'}:goods",
     )  # fmt: skip
-    start, theirs = rows_of(out / "measures.csv")
+    start, theirs = rows_of(out / "texts.csv")
     assert (start["name"], theirs["name"]) == ("start", "theirs")
     assert (start["prompts"], start["completions"]) == ("2", "16")
     assert float(theirs["finished %"]) == 50
     assert float(theirs["words"]) == 3.5
+    start, theirs = rows_of(out / "scores.csv")
     assert float(theirs["reward"]) == 1.0
     assert float(theirs["ROUGE-1"]) == pytest.approx((4 / 6 + 4 / 8) / 2, abs=FLOAT64)  # script, alert, 1, script
 
@@ -85,14 +86,15 @@ def test_completions_are_measured_by_everything_that_is_given(evaluate, sampled)
     assert "&lt;script&gt;alert(1)&lt;/script&gt;" in page
     assert "<th>start</th><th>theirs</th><th>reference</th>" in page
     assert all(line.split(", ")[0].startswith(str(out)) for line in said.splitlines())
-    for name in ("measures.md", "measures.tex", "completions_frontier.png", "completions_frontier.svg"):
+    for name in ("texts.md", "scores.tex", "completions_frontier.png", "completions_frontier.svg"):
         assert (out / name).stat().st_size > 0
 
 
 def test_one_completion_of_one_prompt_has_no_interval(evaluate, tmp_path):
     path = toy.write_jsonl(tmp_path / "one.jsonl", [{"prompt": "a", "completion": "b c"}])
     out, _ = evaluate("--completions", path)
-    (row,) = rows_of(out / "measures.csv")
+    assert not (out / "scores.csv").exists()
+    (row,) = rows_of(out / "texts.csv")
     assert float(row["words"]) == 2
     assert "words low" not in row
 
@@ -126,7 +128,8 @@ def test_verdicts_become_rates_tables_and_figures(evaluate, tmp_path):
     assert agreement["comparisons"] == "24"  # outputs are the same at both temperatures
     pairwise = rows_of(out / "pairwise.csv")
     assert float(pairwise[0]["win"]) == pytest.approx(100 * 16 / 24, abs=FLOAT64)
-    for name in ("win_rate_over_temperature.png", "pairwise.svg", "win_rates.tex"):
+    assert not (out / "pairwise.png").exists()  # the curve says it better
+    for name in ("win_rate_over_temperature.png", "win_rate_over_temperature.svg", "win_rates.tex"):
         assert (out / name).stat().st_size > 0
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "145 comparisons, 1 of them without a valid verdict" in page
@@ -213,7 +216,10 @@ def test_a_results_file_that_holds_no_points_is_named(refused, tmp_path):
 
 def test_the_page_is_the_library_page(evaluate, tmp_path):
     """The command adds no numbers of its own: the rows are those of the functions."""
-    path = verdicts(tmp_path)
+    row = {"prompt": "p", "ours": "a", "theirs": "b c", "outcome": "win"}
+    rows = [row, row | {"outcome": "tie", "prompt": "q"}, row | {"axis": "coverage"}, row | {"outcome": "lose"}]
+    path = toy.write_jsonl(tmp_path / "verdicts.jsonl", rows)
     out, _ = evaluate("--verdicts", path)
     pairs = evaluation.read_judged([json.loads(line) for line in path.read_text().splitlines()])
+    assert (out / "pairwise.png").stat().st_size > 0
     assert (out / "pairwise.md").read_text() == evaluation.markdown_table(evaluation.pairwise_rows(pairs))

@@ -10,6 +10,7 @@ from jaxalign.data import load_records
 from jaxalign.errors import InputError
 from jaxalign.evaluation import (
     JudgedPair,
+    PValue,
     csv_table,
     judge_agreement_rows,
     latex_table,
@@ -161,7 +162,9 @@ def test_methods_are_tested_on_the_prompts_they_share():
         ("0", "DPO", "PPO", 20), ("1", "DPO", "PPO", 20),
     ]  # fmt: skip
     assert rows[1]["difference %"].value.estimate == pytest.approx(42.5, abs=FLOAT64)
-    assert rows[1]["Holm p"] < 0.01
+    assert rows[1]["Holm p"].value < 0.01
+    assert str(rows[1]["Holm p"]) == f"{rows[1]['Holm p'].value:.3f}"
+    assert str(PValue(0.0002)) == "< 0.001"
     twice = [*over_temperature(), *over_temperature()]
     assert paired_test_rows(twice) == []  # several verdicts of a prompt are not independent
 
@@ -182,13 +185,15 @@ def test_the_figure_over_temperature_has_every_rate_and_its_interval():
     assert axes.get_xlabel() == "sampling temperature"
     assert axes.get_ylabel() == "win rate against human, %"
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["PPO", "DPO"]
-    curves = {container.get_label(): container for container in axes.containers}
-    line, _, (bars,) = curves["DPO"].lines
-    np.testing.assert_allclose(line.get_xydata(), [[0, 75], [1, 57.5]])
-    ends = np.array(bars.get_segments())[:, :, 1]
+    lines = {line.get_label(): line for line in axes.get_lines()}
+    np.testing.assert_allclose(lines["DPO"].get_xydata(), [[0, 75], [1, 57.5]])
+    for look in ("get_color", "get_marker"):  # apart in print too
+        assert getattr(lines["DPO"], look)() != getattr(lines["PPO"], look)()
+    (bars,) = axes.containers[1].lines[2]  # of DPO, the second to appear
     found = [point.wins.interval for point in points[:2]]
-    np.testing.assert_allclose(ends, [[100 * one.low, 100 * one.high] for one in found])
-    assert len({curve.lines[0].get_linestyle() for curve in curves.values()}) == 2
+    ends = [[100 * one.low, 100 * one.high] for one in found]
+    np.testing.assert_allclose(np.array(bars.get_segments())[:, :, 1], ends)
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["0", "1"]
     with pytest.raises(InputError, match="no win rate has a step"):
         plot_win_rate(points, over="step")
 
@@ -203,6 +208,9 @@ def test_the_figure_over_training_parts_what_differs_besides():
     (axes,) = plot_win_rate(win_rate_points(pairs), over="step").axes
     assert [text.get_text() for text in axes.get_legend().get_texts()] == ["DPO, helpful", "DPO, harmless"]
     assert axes.get_xlabel() == "training step"
+    first, second = (line for line in axes.get_lines() if line.get_label().startswith("DPO"))
+    assert first.get_color() == second.get_color()
+    assert first.get_linestyle() != second.get_linestyle()
 
 
 def test_bars_add_up_to_a_hundred():
