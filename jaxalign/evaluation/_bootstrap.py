@@ -102,8 +102,8 @@ def resampled_counts(count: int, *, resamples: int, seed: int) -> Iterator[np.nd
         yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
 
 
-def interval_of(estimate: float, resampled: np.ndarray, count: int, level: float) -> Interval:
-    """The expanded percentile interval of resampled estimates over ``count`` units."""
+def interval_of(estimate: float, resampled: np.ndarray, count: float, level: float) -> Interval:
+    """The expanded percentile interval of resampled estimates over ``count`` units (degrees of freedom, plus one)."""
     if count < 2:
         raise ValueError(f"an interval needs at least two prompts, got {count}")
     if not 0.0 < level < 1.0:

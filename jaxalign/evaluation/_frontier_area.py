@@ -59,8 +59,7 @@ def frontier_area(
         runs: of each run its points, of all methods, from the same prompts in all runs.
         kl_range: (a, b), nats per sequence.
         level, resamples, seed: of the intervals. With one run prompts are resampled; with several, runs and, jointly
-            for them, prompts. Of few runs (under about eight) such an interval is too narrow: it cannot know more
-            spread than it saw.
+            for them, prompts. Of three or four runs such an interval is too narrow: no resample lies beyond the best.
 
     Raises:
         InputError: no run, an empty range, or runs that lack a method.
@@ -81,13 +80,23 @@ def frontier_area(
     for method in methods:
         areas = np.array([_mean_height(estimates[method]) for estimates, _, _ in measured])
         drawn = np.stack([_mean_height(resampled[method]) for _, resampled, _ in measured])
-        mixed = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0) if len(runs) > 1 else drawn[0]
-        units = len(runs) if len(runs) > 1 else prompts
+        units: float = prompts
+        if len(runs) > 1:
+            units = 1 + _degrees_of_freedom(areas.var(ddof=1) / len(runs), len(runs), drawn.mean(axis=0).var(), prompts)
+        mixed = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
         reached = all(far[method][-1] for _, _, far in measured)
         found.append(
             FrontierArea(method, (low, high), interval_of(float(areas.mean()), mixed, units, level), len(runs), reached)
         )
     return found
+
+
+def _degrees_of_freedom(run_variance: float, runs: int, prompt_variance: float, prompts: int) -> float:
+    """Of the sum of two estimated variances (Welch and Satterthwaite): few runs count where they are what varies."""
+    total = run_variance + prompt_variance
+    if total == 0:
+        return prompts - 1
+    return total**2 / (run_variance**2 / (runs - 1) + prompt_variance**2 / (prompts - 1))
 
 
 def _mean_height(curve: np.ndarray) -> np.ndarray:

@@ -7,6 +7,7 @@ from jaxalign.errors import InputError
 from jaxalign.evaluation import (
     FrontierPoint,
     Interval,
+    _frontier_area,
     frontier_area,
     frontier_area_rows,
     markdown_table,
@@ -77,6 +78,13 @@ def test_runs_are_averaged_and_must_agree():
             frontier_area(bad[0], kl_range=bad[1])
 
 
+@pytest.fixture
+def few_budgets(monkeypatch):
+    """Straight lines have the same area under the trapezoid rule whatever its steps."""
+    monkeypatch.setattr(_frontier_area, "_STEPS", 4)
+
+
+@pytest.mark.usefixtures("few_budgets")
 def test_its_interval_covers():
     """Rewards noisy over prompts on a line of known area."""
     generator = np.random.default_rng(0)
@@ -91,6 +99,22 @@ def test_its_interval_covers():
             for step in range(3)
         ]  # fmt: skip
         found = area(points, (0.0, 4.0), resamples=300, seed=seed)["A"].area
+        hits += found.low <= 1.0 <= found.high
+    assert abs(hits / 300 - 0.95) < COVERAGE_SKEWED
+
+
+@pytest.mark.usefixtures("few_budgets")
+def test_its_interval_covers_over_runs_and_prompts():
+    """Eight runs whose slopes differ, on prompts that they share."""
+    generator = np.random.default_rng(0)
+    nowhere, prompts, hits = Interval(0, 0, 0), 48, 0
+    for seed in range(300):
+        shared, runs = generator.normal(size=prompts), []
+        for slope in 1 + 0.5 * generator.normal(size=8):
+            rewards = [slope * step + shared + 0.5 * generator.normal(size=prompts) for step in range(3)]
+            kls = [np.full(prompts, 2.0 * step) for step in range(3)]
+            runs.append([FrontierPoint("A", "", k, nowhere, nowhere, kls[k], rewards[k]) for k in range(3)])
+        found = frontier_area(runs, kl_range=(0.0, 4.0), resamples=100, seed=seed)[0].area
         hits += found.low <= 1.0 <= found.high
     assert abs(hits / 300 - 0.95) < COVERAGE_SKEWED
 
