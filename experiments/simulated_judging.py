@@ -85,7 +85,7 @@ def main(config: Config) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         path = folder / "verdicts.jsonl"
         path.write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
-        evaluate(EvaluateConfig(output_dir=folder, verdicts=path, title=f"Simulated verdicts: {name}"))
+        evaluate(EvaluateConfig(output_dir=folder, verdicts=(str(path),), title=f"Simulated verdicts: {name}"))
     rows = evaluation.human_study_rows(_human_study(generator))
     evaluation.save_table(rows, config.output_dir / "human_study", caption="People against judges (simulated).")
     print(evaluation.markdown_table(rows))

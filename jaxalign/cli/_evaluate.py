@@ -37,9 +37,10 @@ class EvaluateConfig:
     """Folder in Hugging Face format, or a hub id. Of this language model: the completions' perplexity under it, and
     where records hold the ``log_prob`` they were sampled with, their KL to it: right without top-k, top-p, min-p and
     stop strings."""
-    verdicts: Path | None = None
-    """Judged pairs, a line each: ``prompt``, ``ours``, ``theirs``, ``outcome`` ("win", "tie", "lose", "invalid"), and
-    where known ``axis``, ``method``, ``against``, ``judge``, ``temperature``, ``step``."""
+    verdicts: tuple[str, ...] = ()
+    """Files of judged pairs, NAME=FILE or FILE, a line each: ``prompt``, ``ours``, ``theirs``, ``outcome`` ("win",
+    "tie", "lose", "invalid"), and where known ``axis``, ``method`` and ``against`` (or ``names``, these two), ``judge``
+    (else NAME), ``rater`` (a person), ``temperature``, ``step``."""
     ties: Literal["half", "exclude", "separate"] = "half"
     """In win rates a tie is half a win, is left out, or is neither won nor lost."""
     samples_shown: int = 8
@@ -54,7 +55,7 @@ class EvaluateConfig:
     """Of the intervals' resampling."""
 
     def __post_init__(self) -> None:
-        if self.run is None and not self.completions and self.verdicts is None:
+        if self.run is None and not self.completions and not self.verdicts:
             raise InputError("--run, --completions or --verdicts: give at least one")
         for name in ("references", "reward", "model"):
             if getattr(self, name) is not None and not self.completions:
@@ -67,8 +68,6 @@ class EvaluateConfig:
 
 def run(config: EvaluateConfig) -> None:
     """Read, measure, write, say what was written. Raises ``InputError`` for what is wrong with the input."""
-    from jaxalign import data, evaluation
-
     if config.output_dir.exists() and not config.output_dir.is_dir():
         raise InputError(f"--output-dir: {config.output_dir} is a file, not a folder")
     # Everything is read before anything is computed: what is wrong is said in a second.
@@ -77,7 +76,7 @@ def run(config: EvaluateConfig) -> None:
     if len(set(names)) < len(names):
         raise InputError(f"--completions: two files are called {max(names, key=names.count)!r}: write NAME=FILE")
     references = None if config.references is None else measures.read_references(config.references, files)
-    pairs = [] if config.verdicts is None else evaluation.read_judged(data.load_records(config.verdicts))
+    pairs = [pair for spec in config.verdicts for pair in _read_verdicts(spec)]
     page = _Page(config.output_dir)
     if config.run is not None:
         _add_run(page, config.run, config.seed)
@@ -97,6 +96,13 @@ def run(config: EvaluateConfig) -> None:
     if files and config.samples_shown:
         _add_samples(page, files, references, config.samples_shown)
     page.write(config.title)
+
+
+def _read_verdicts(spec: str) -> list[Any]:
+    from jaxalign import data, evaluation
+
+    judge, path = measures.name_and_path(spec)
+    return evaluation.read_judged(data.load_records(path), judge=judge or "")
 
 
 class _Page:
@@ -221,6 +227,9 @@ def _add_verdicts(page: _Page, pairs: Sequence[Any], config: EvaluateConfig) -> 
     tests = evaluation.paired_test_rows(pairs, ties=config.ties, seed=config.seed)
     page.table("paired_tests", "Methods against each other on the same prompts.", tests)
     agreement = evaluation.judge_agreement_rows(pairs, seed=config.seed)
+    studies = evaluation.human_study_rows(evaluation.human_studies(pairs, ties=config.ties, seed=config.seed))
+    if len(studies[0]) > 1:
+        page.table("human_study", "People against judges: win rates and how often they agree.", studies)
     page.table("judge_agreement", "How often judges say the same of the same outputs.", agreement)
 
 

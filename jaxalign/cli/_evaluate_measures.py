@@ -8,7 +8,16 @@ from typing import Any
 
 from jaxalign.errors import InputError
 
-__all__ = ["Completions", "Measured", "measure", "read_completions", "read_frontier", "read_json", "read_references"]
+__all__ = [
+    "Completions",
+    "Measured",
+    "measure",
+    "name_and_path",
+    "read_completions",
+    "read_frontier",
+    "read_json",
+    "read_references",
+]
 
 
 @dataclass(frozen=True)
@@ -47,13 +56,20 @@ class Measured:
     notes: list[str] = field(default_factory=list)
 
 
+def name_and_path(spec: str) -> tuple[str | None, str]:
+    """Of ``NAME=FILE`` both; of ``FILE`` no name."""
+    name, mark, path = spec.partition("=")
+    return (name, path) if mark and not Path(spec).exists() else (None, spec)
+
+
 def read_completions(spec: str) -> Completions:
     """The file of ``NAME=FILE`` or ``FILE``, which is then called by its stem. Raises ``InputError``."""
     from jaxalign import data
 
-    name, mark, path = spec.partition("=")
-    if not mark or Path(spec).exists():
-        name, path = Path(spec).stem, spec
+    given, path = name_and_path(spec)
+    name = Path(path).stem if given is None else given
+    if not name.isprintable():  # it heads tables and figures
+        raise InputError(f"--completions: the name {name!r} must be printable")
     records = data.load_records(path)
     places = [records.place(index) for index in range(len(records))]
     for record, place in zip(records, places, strict=True):

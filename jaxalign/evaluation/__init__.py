@@ -15,7 +15,7 @@ from jaxalign.evaluation._frontier import (
     reward_difference_at_kl,
 )
 from jaxalign.evaluation._frontier_area import FrontierArea, frontier_area, pareto_front
-from jaxalign.evaluation._human_study import HumanStudy, human_study, human_study_rows
+from jaxalign.evaluation._human_study import HumanStudy, human_studies, human_study, human_study_rows
 from jaxalign.evaluation._judged import JudgedPair, WinRatePoint, read_judged, win_rate_points, win_rate_rows
 from jaxalign.evaluation._judged_tables import judge_agreement_rows, paired_test_rows, pairwise_rows
 from jaxalign.evaluation._kl import SequenceKL, sequence_kl
@@ -88,6 +88,7 @@ __all__ = [
     "frontier_area_rows",
     "frontier_rows",
     "html_report",
+    "human_studies",
     "human_study",
     "human_study_rows",
     "interpolate_reward_at_kl",

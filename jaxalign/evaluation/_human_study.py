@@ -1,15 +1,17 @@
 """People against judges: win rates by each, and how often each agrees with people (the DPO paper's table 2)."""
 
+import contextlib
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from jaxalign.errors import InputError
 from jaxalign.evaluation._agreement import agreement_between, agreement_within
 from jaxalign.evaluation._bootstrap import Interval
+from jaxalign.evaluation._judged import JudgedPair
 from jaxalign.evaluation._tables import Percent
 from jaxalign.evaluation._wins import Outcome, TieRule, win_rate
 
-__all__ = ["HumanStudy", "human_study", "human_study_rows"]
+__all__ = ["HumanStudy", "human_studies", "human_study", "human_study_rows"]
 
 
 @dataclass(frozen=True)
@@ -80,6 +82,39 @@ def human_study(
         human_human=agreement_within(people, level=level, seed=seed) if two > 1 else None,
         respondents=respondents,
     )
+
+
+def human_studies(pairs: Sequence[JudgedPair], *, ties: TieRule = "half", seed: int = 0) -> list[HumanStudy]:
+    """The columns of judged pairs: people are the judges of which a verdict names its ``rater``.
+
+    A comparison that a judge did not see is missing for it. Where people and a judge share fewer than two comparisons
+    there is no column. Opponents and axes have columns of their own.
+    """
+    people = {pair.judge for pair in pairs if pair.rater}
+    judges = list(dict.fromkeys(pair.judge for pair in pairs if pair.judge not in people))
+    judged = [pair for pair in pairs if pair.judge in people]
+    several = {name: len({getattr(pair, name) for pair in judged}) > 1 for name in ("against", "axis")}
+    studies = []
+    for method, against, axis in dict.fromkeys((pair.method, pair.against, pair.axis) for pair in judged):
+        own = [pair for pair in pairs if (pair.method, pair.against, pair.axis) == (method, against, axis)]
+        label = method + f" against {against}" * several["against"] + f", {axis}" * several["axis"]
+        said: dict[object, list[Outcome]] = {}
+        machine: dict[str, dict[object, Outcome]] = {name: {} for name in judges}
+        for pair in own:
+            item = replace(pair, judge="", rater="", outcome="invalid")
+            if pair.judge in people:
+                said.setdefault(item, []).append(pair.outcome)
+            else:
+                machine[pair.judge].setdefault(item, pair.outcome)
+        columns = {name: [found.get(item, "invalid") for item in said] for name, found in machine.items()}
+        respondents = len({pair.rater for pair in own if pair.rater})
+        with contextlib.suppress(InputError):
+            studies.append(
+                human_study(
+                    label, judges=columns, humans=list(said.values()), respondents=respondents, ties=ties, seed=seed
+                )
+            )
+    return studies
 
 
 def human_study_rows(studies: Sequence[HumanStudy], *, intervals: bool = True) -> list[dict[str, object]]:

@@ -35,6 +35,8 @@ class JudgedPair:
     """At which ours was sampled."""
     step: int | None = None
     """Of training, after which ours was sampled."""
+    rater: str = ""
+    """Which person, where ``judge`` is people."""
 
 
 @dataclass(frozen=True)
@@ -69,15 +71,26 @@ class WinRatePoint:
     alike)."""
 
 
-def read_judged(records: Sequence[Mapping[str, Any]]) -> list[JudgedPair]:
+def read_judged(records: Sequence[Mapping[str, Any]], *, judge: str = "") -> list[JudgedPair]:
     """Rows with ``prompt``, ``ours``, ``theirs``, ``outcome`` and what else a ``JudgedPair`` has, as such.
 
-    Other fields are not read; a prompt may be messages. Raises ``InputError`` that names the row and the field.
+    ``names``, a list of two, stands for ``method`` and ``against``. Other fields are not read; prompts may be messages.
+
+    Args:
+        records: the rows.
+        judge: who judged, where a row does not say.
+
+    Raises:
+        InputError: names the row and the field.
     """
     found = []
     for index, record in enumerate(records):
         place = records.place(index) if isinstance(records, Records) else f"row {index + 1}"
-        values: dict[str, Any] = {}
+        values: dict[str, Any] = {"judge": judge}
+        if (names := record.get("names")) is not None:
+            if not isinstance(names, list) or len(names) != 2:
+                raise InputError(f"{place}: field 'names' is {names!r:.60}, not two names")
+            record = {"method": names[0], "against": names[1], **record}
         for field in fields(JudgedPair):
             value = record.get(field.name)
             if value is not None:

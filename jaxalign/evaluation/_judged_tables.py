@@ -7,7 +7,7 @@ from dataclasses import replace
 
 import numpy as np
 
-from jaxalign.evaluation._agreement import agreement_between, cohen_kappa
+from jaxalign.evaluation._agreement import agreement_between, agreement_within, cohen_kappa, krippendorff_alpha
 from jaxalign.evaluation._bootstrap import Interval, interval_of, resampled_means
 from jaxalign.evaluation._judged import JudgedPair, Setting, by_setting, setting_cells
 from jaxalign.evaluation._paired_wins import paired_tests
@@ -84,28 +84,43 @@ def paired_test_rows(pairs: Sequence[JudgedPair], *, ties: TieRule = "half", see
 
 
 def judge_agreement_rows(pairs: Sequence[JudgedPair], *, seed: int = 0) -> list[dict[str, object]]:
-    """Every two judges of the same outputs and axis: the share of equal outcomes, and Cohen's kappa.
+    """Every two judges of the same comparisons, and people among themselves: how often they say the same.
 
-    Invalid answers are missing; of several verdicts of one judge on the same the first counts. Judges that share fewer
-    than two prompts are left out; kappa stays empty where one outcome is all they gave.
+    The share of equal outcomes is over all pairs of a verdict of the one and a verdict of the other on one comparison;
+    Cohen's kappa is there where each gave one; Krippendorff's alpha is of all their verdicts. Invalid answers are
+    missing; intervals resample prompts. Judges that share fewer than two prompts have no row, and kappa and alpha stay
+    empty where one outcome is all there was.
     """
-    said: dict[str, dict[tuple[object, ...], Outcome]] = {}
+    said: dict[str, dict[tuple[object, ...], list[Outcome]]] = {}
     for pair in pairs:
         if pair.outcome != "invalid":
-            item = (pair.prompt, pair.ours, pair.theirs, pair.axis, pair.method, pair.against)
-            said.setdefault(pair.judge, {}).setdefault(item, pair.outcome)
+            item = (pair.prompt, pair.ours, pair.theirs, Setting.of(replace(pair, judge="")))
+            said.setdefault(pair.judge, {}).setdefault(item, []).append(pair.outcome)
     rows = []
-    for first, second in itertools.combinations(said, 2):
+    for first, second in itertools.combinations_with_replacement(said, 2):
         items = [item for item in said[first] if item in said[second]]
-        a, b = [said[first][item] for item in items], [said[second][item] for item in items]
+        if first == second:
+            items = [item for item in items if len(said[first][item]) > 1]
         prompts = [item[0] for item in items]
         if len(set(prompts)) < 2:
             continue
+        if first == second:
+            together = [said[first][item] for item in items]
+            share = agreement_within(together, groups=prompts, seed=seed)
+        else:
+            together = [said[first][item] + said[second][item] for item in items]
+            every = [(label, said[second][item], item[0]) for item in items for label in said[first][item]]
+            labels, others, groups = zip(*every, strict=True)
+            share = agreement_between(labels, others, groups=groups, seed=seed)
+        several = len({label for own in together for label in own}) > 1
+        one_each = first != second and all(len(own) == 2 for own in together)
+        kappa = alpha = None
+        if several:
+            alpha = krippendorff_alpha(together, groups=prompts, seed=seed)
+        if several and one_each:
+            kappa = cohen_kappa(*zip(*together, strict=True), groups=prompts, seed=seed)
         rows.append({
-            "first": first,
-            "second": second,
-            "agreement %": Percent(agreement_between(a, [[label] for label in b], groups=prompts, seed=seed)),
-            "kappa": cohen_kappa(a, b, groups=prompts, seed=seed) if len({*a, *b}) > 1 else None,
+            "first": first, "second": second, "agreement %": Percent(share), "kappa": kappa, "alpha": alpha,
             "comparisons": len(items),
         })  # fmt: skip
     return rows

@@ -190,7 +190,6 @@ _LATEX = {
     "~": r"\textasciitilde{}",
     "^": r"\textasciicircum{}",
     "\n": " ",
-    "[": "{[}",  # behind \\ it would be read as a length
 }
 
 
@@ -199,4 +198,5 @@ def _latex(text: str) -> str:
 
 
 def _latex_line(cells: Iterable[str]) -> str:
-    return " & ".join(map(_latex, cells)) + r" \\"
+    line = " & ".join(map(_latex, cells)) + r" \\"
+    return "{}" + line if line.startswith(("[", "*")) else line  # the line break before would take it for its argument

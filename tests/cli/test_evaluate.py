@@ -125,7 +125,7 @@ def test_verdicts_become_rates_tables_and_figures(evaluate, tmp_path):
     assert rates["DPO", "J", "0"]["invalid"] == "1"
     assert {row["first"] + row["second"] for row in rows_of(out / "paired_tests.csv")} == {"DPOPPO"}
     (agreement,) = rows_of(out / "judge_agreement.csv")
-    assert agreement["comparisons"] == "24"  # outputs are the same at both temperatures
+    assert agreement["comparisons"] == "48"
     pairwise = rows_of(out / "pairwise.csv")
     assert float(pairwise[0]["win"]) == pytest.approx(100 * 16 / 24, abs=FLOAT64)
     assert not (out / "pairwise.png").exists()  # the curve says it better
@@ -134,6 +134,32 @@ def test_verdicts_become_rates_tables_and_figures(evaluate, tmp_path):
     page = (out / "report.html").read_text(encoding="utf-8")
     assert "145 comparisons, 1 of them without a valid verdict" in page
     assert "a tie is left out" in page
+
+
+def test_people_beside_judges_make_the_papers_table(evaluate, tmp_path):
+    """Files as ``jaxalign judge`` and the human study write them: two names, no judge; a rater."""
+    rows, people = [], []
+    for number in range(12):
+        row = {"prompt": f"p{number}", "ours": "a", "theirs": "b c", "axis": "overall"}
+        outcome = "win" if number < 8 else "lose"
+        rows.append(row | {"names": ["DPO", "PPO"], "outcome": outcome, "preference": "first", "text": "A"})
+        for rater in ("ann", "ben")[: 1 + number % 2]:
+            said = "win" if number < 6 else "lose"
+            person = {"method": "DPO", "against": "PPO", "judge": "people", "rater": rater, "outcome": said}
+            people.append(row | person)
+    files = toy.write_jsonl(tmp_path / "s.jsonl", rows), toy.write_jsonl(tmp_path / "people.jsonl", people)
+    out, _ = evaluate("--verdicts", f"S={files[0]}", files[1])
+    found = {row[""]: row["DPO"] for row in rows_of(out / "human_study.csv")}
+    assert found["N respondents"] == "2"
+    assert float(found["judge (S) win %"]) == pytest.approx(100 * 8 / 12, abs=FLOAT64)
+    assert float(found["human win %"]) == pytest.approx(50, abs=FLOAT64)
+    assert float(found["judge (S)-human agree"]) == pytest.approx(100 * 15 / 18, abs=FLOAT64)
+    assert float(found["human-human agree"]) == 100
+    rows = {(row["first"], row["second"]): row for row in rows_of(out / "judge_agreement.csv")}
+    assert set(rows) == {("S", "people"), ("people", "people")}
+    assert float(rows["S", "people"]["agreement %"]) == pytest.approx(100 * 15 / 18, abs=FLOAT64)
+    assert rows["S", "people"]["kappa"] == ""  # some have two people
+    assert float(rows["people", "people"]["alpha"]) == 1
 
 
 def test_a_run_is_shown_with_curves_settings_and_frontier(evaluate, tmp_path):

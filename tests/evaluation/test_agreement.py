@@ -7,9 +7,11 @@ from jaxalign.errors import InputError
 from jaxalign.evaluation import (
     HumanStudy,
     Interval,
+    JudgedPair,
     agreement_between,
     agreement_within,
     cohen_kappa,
+    human_studies,
     human_study,
     human_study_rows,
     krippendorff_alpha,
@@ -149,6 +151,23 @@ def test_a_study_by_hand():
     assert found.human_human.estimate == 0.5
     with pytest.raises(InputError, match="judge S has 1 items, people have 4"):
         human_study("DPO", judges={"S": ["win"]}, humans=humans, respondents=5)
+
+
+def test_opponents_and_axes_are_columns_of_their_own():
+    def pair(number, **options):
+        return JudgedPair(prompt=f"p{number}", ours="a", theirs="b", method="DPO", **options)
+
+    pairs = []
+    for against in ("PPO", "SFT"):
+        for number in range(3):
+            pairs.append(pair(number, against=against, outcome="win", judge="people", rater="ann"))
+            pairs.append(pair(number, against=against, outcome="win" if number else "lose", judge="S"))
+    pairs.append(pair(9, against="Base", outcome="win", judge="people", rater="ann"))  # which no judge saw
+    first, second = human_studies(pairs)
+    assert (first.method, second.method) == ("DPO against PPO", "DPO against SFT")
+    assert first.judge_human["S"].estimate == pytest.approx(2 / 3, abs=FLOAT64)
+    assert (first.human.estimate, first.respondents) == (1.0, 1)
+    assert human_studies([one for one in pairs if not one.rater]) == []
 
 
 def test_one_person_an_item_leaves_the_cell_empty():

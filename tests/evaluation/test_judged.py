@@ -50,6 +50,9 @@ def test_lines_are_read_with_what_they_leave_out(tmp_path):
     assert second.prompt == '[{"role": "user", "content": "é"}]'
     assert (second.axis, second.method, second.against, second.judge) == ("accuracy", "DPO", "SFT", "j")
     assert (second.temperature, second.step) == (1.0, 20)
+    rows = [{"prompt": "a", "ours": "b", "theirs": "c", "outcome": "win", "names": ["DPO", "PPO"]}]
+    (named,) = read_judged([*rows], judge="S")
+    assert (named.method, named.against, named.judge) == ("DPO", "PPO", "S")
 
 
 @pytest.mark.parametrize(
@@ -60,6 +63,8 @@ def test_lines_are_read_with_what_they_leave_out(tmp_path):
         ({"ours": 3}, "row 1: field 'ours' is a int, not a string"),
         ({"temperature": "hot"}, "row 1: field 'temperature' is 'hot', no number"),
         ({"method": "D\u202ePO"}, "row 1: field 'method' is .*: a name must be printable"),
+        ({"names": "DPO"}, "row 1: field 'names' is 'DPO', not two names"),
+        ({"names": ["DPO", 3]}, "row 1: field 'against' is a int, not a string"),
         ({"step": 1.5}, "row 1: field 'step' is 1.5, no whole number"),
     ],
 )
@@ -90,8 +95,19 @@ def test_the_coh_papers_first_table_in_its_layout():
     latex = latex_table(rows, caption="100 % of CoH & Base", label="tab:coh").splitlines()
     assert latex[0] == r"\begin{table}"
     assert r"\begin{tabular}{lllrrrrrr}" in latex
-    assert any(line.startswith(r"CoH & Base & accuracy & 48.7 & 26.8 & 24.5 & 24.2 {[}") for line in latex)
+    assert any(line.startswith(r"CoH & Base & accuracy & 48.7 & 26.8 & 24.5 & 24.2 [") for line in latex)
     assert latex[-3:] == [r"\caption{100 \% of CoH \& Base}", r"\label{tab:coh}", r"\end{table}"]
+
+
+def test_latex_is_told_apart_from_text():
+    rows = [{"[a]": "50 % & $x_1$ {b} \\cmd ~^#\nend", "n": 2}, {"[a]": "[1, 2]", "n": None}]
+    assert latex_table(rows) == (
+        "\\begin{tabular}{lr}\n\\toprule\n"
+        "{}[a] & n \\\\\n\\midrule\n"
+        "50 \\% \\& \\$x\\_1\\$ \\{b\\} \\textbackslash{}cmd \\textasciitilde{}\\textasciicircum{}\\# end & 2 \\\\\n"
+        "{}[1, 2] &  \\\\\n"
+        "\\bottomrule\n\\end{tabular}\n"
+    )
 
 
 def test_the_interval_of_the_average_knows_that_axes_share_prompts():
