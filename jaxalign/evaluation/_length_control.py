@@ -71,20 +71,25 @@ def length_controlled_win_rate(
         )
     feature = np.tanh(difference / spread) if spread else np.zeros_like(difference)
     target = scores[kept]
-    estimate = _rates(feature, target, np.ones((1, len(target))), ridge)[0]
+    (estimate,), (phi,) = _fitted(feature, target, np.ones((1, len(target))), ridge)
     drawn = [
-        _rates(feature, target, times[:, unit].astype(np.float64), ridge)
+        _fitted(feature, target, times[:, unit].astype(np.float64), ridge, phi)[0]
         for times in resampled_counts(units, resamples=resamples, seed=seed)
     ]
     return interval_of(float(estimate), np.concatenate(drawn), units, level)
 
 
-def _rates(feature: np.ndarray, target: np.ndarray, weights: np.ndarray, ridge: float) -> np.ndarray:
-    """sigmoid(theta) of the model fitted under each row of ``weights`` ``[R, N]``: ``[R]``."""
+def _fitted(
+    feature: np.ndarray, target: np.ndarray, weights: np.ndarray, ridge: float, start: float = 0.0
+) -> tuple[np.ndarray, np.ndarray]:
+    """sigmoid(theta) and phi of the model fitted under each row of ``weights`` ``[R, N]``, both ``[R]``.
+
+    ``start``: a phi to begin from, such as that of all data.
+    """
     mean = weights @ target / weights.sum(axis=1)
     one_sided = (mean == 0) | (mean == 1)  # theta is then infinite
-    theta = special.logit(np.where(one_sided, 0.5, mean))
-    phi = np.zeros_like(theta)
+    theta = special.logit(np.where(one_sided, 0.5, mean)) - start * (weights @ feature) / weights.sum(axis=1)
+    phi = np.full_like(theta, start)
     for _ in range(_ITERATIONS):
         p = special.expit(theta[:, None] + phi[:, None] * feature)
         residual, curvature = weights * (target - p), weights * p * (1 - p)
@@ -94,6 +99,6 @@ def _rates(feature: np.ndarray, target: np.ndarray, weights: np.ndarray, ridge: 
         steps = np.stack([h_phi * g_theta - h_mixed * g_phi, h_theta * g_phi - h_mixed * g_theta]) / determinant
         steps = np.clip(np.where(one_sided, 0.0, steps), -1.0, 1.0)
         theta, phi = theta + steps[0], phi + steps[1]
-        if np.abs(steps).max() < 1e-12:
+        if np.abs(steps).max() < 1e-11:  # it converges quadratically: rounding is all that is left
             break
-    return np.where(one_sided, mean, special.expit(theta))
+    return np.where(one_sided, mean, special.expit(theta)), phi
