@@ -48,6 +48,12 @@ COMMANDS = {
     "preview": _Command("show what a recipe learns of its data, and write nothing", _preview.__name__, "", "run"),
     "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
     "judge": _Command("have outputs of two models compared", "", "", ""),
+    "evaluate": _Command(
+        "measure a run and its completions: tables, figures, one page",
+        "jaxalign.cli._evaluate",
+        "EvaluateConfig",
+        "run",
+    ),
     "convert": _Command("read a model, check it, write it anew", "jaxalign.cli._convert", "ConvertConfig", "run"),
 }
 

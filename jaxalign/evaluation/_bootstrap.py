@@ -88,18 +88,22 @@ def resampled_means(columns: np.ndarray, *, resamples: int, seed: int) -> Iterat
 
     ``columns`` is ``[G, M]``; row ``g`` is one resampling unit. All columns share each draw.
     """
-    count = len(columns)
+    for times in resampled_counts(len(columns), resamples=resamples, seed=seed):
+        yield times @ columns / len(columns)
+
+
+def resampled_counts(count: int, *, resamples: int, seed: int) -> Iterator[np.ndarray]:
+    """How often each of ``count`` units is drawn: chunks ``[r, count]`` of in all ``resamples`` rows."""
     generator = np.random.default_rng(seed)
     step = max(_CHUNK // count, 1)
     for start in range(0, resamples, step):
         rows = min(step, resamples - start)
         drawn = generator.integers(0, count, (rows, count)) + count * np.arange(rows)[:, None]
-        times = np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
-        yield times @ columns / count
+        yield np.bincount(drawn.ravel(), minlength=rows * count).reshape(rows, count)
 
 
-def interval_of(estimate: float, resampled: np.ndarray, count: int, level: float) -> Interval:
-    """The expanded percentile interval of resampled estimates over ``count`` units."""
+def interval_of(estimate: float, resampled: np.ndarray, count: float, level: float) -> Interval:
+    """The expanded percentile interval of resampled estimates over ``count`` units (degrees of freedom, plus one)."""
     if count < 2:
         raise ValueError(f"an interval needs at least two prompts, got {count}")
     if not 0.0 < level < 1.0:

@@ -1,6 +1,5 @@
 """Calibration of a preference model: how often it is right when it says how sure it is."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
@@ -9,6 +8,7 @@ import numpy.typing as npt
 
 from jaxalign.errors import InputError
 from jaxalign.evaluation._plot import STYLE, load_matplotlib
+from jaxalign.evaluation._wilson import wilson_interval
 
 __all__ = ["Calibration", "CalibrationBin", "calibration", "plot_calibration"]
 
@@ -72,12 +72,14 @@ def calibration(margins: npt.ArrayLike, *, bins: int = 10) -> Calibration:
         inside = place == index
         if inside.any():
             count, observed = int(inside.sum()), float(right[inside].mean())
-            found.append(CalibrationBin(float(sure[inside].mean()), observed, *_wilson(observed, count), count))
+            ends = wilson_interval(observed, count)
+            found.append(CalibrationBin(float(sure[inside].mean()), observed, ends.low, ends.high, count))
     error = sum(part.count * abs(part.observed - part.predicted) for part in found) / values.size
-    accuracy = float(right.mean())
+    accuracy = wilson_interval(float(right.mean()), values.size)
     return Calibration(
-        accuracy,
-        *_wilson(accuracy, values.size),
+        accuracy.estimate,
+        accuracy.low,
+        accuracy.high,
         values.size,
         float(values.mean()),
         float(np.logaddexp(0, -values).mean()),
@@ -101,12 +103,3 @@ def plot_calibration(found: Calibration, *, title: str = "") -> Any:
         axes.set_ylabel("observed frequency")
         axes.set_title(title or f"accuracy {found.accuracy:.3f} on {found.pairs} pairs")
     return figure
-
-
-def _wilson(share: float, count: int) -> tuple[float, float]:
-    """Wilson's score interval of a share, 95 %."""
-    z = 1.959963984540054
-    centre = (share + z * z / (2 * count)) / (1 + z * z / count)
-    half = z / (1 + z * z / count) * math.sqrt(share * (1 - share) / count + z * z / (4 * count * count))
-    # Rounding would leave the ends a hair off where all or none are right.
-    return 0.0 if share == 0 else centre - half, 1.0 if share == 1 else centre + half

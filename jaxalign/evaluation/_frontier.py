@@ -11,6 +11,8 @@ from jaxalign.evaluation._bootstrap import Interval, bootstrap_interval, interva
 
 __all__ = ["FrontierPoint", "RewardAtKL", "RewardDifference", "interpolate_reward_at_kl", "reward_difference_at_kl"]
 
+_ROUNDING = 1e-9  # nats: a mean KL depends on the order of its sum
+
 
 @dataclass(frozen=True, eq=False)
 class FrontierPoint:
@@ -133,7 +135,7 @@ def interpolate_reward_at_kl(
         ValueError: points of different prompts, or a method with no point at or below ``kl`` (give each method its
             start, KL 0).
     """
-    estimates, resampled, reached = _envelopes(points, [kl], resamples, seed)
+    estimates, resampled, reached = envelopes(points, [kl], resamples, seed)
     prompts = len(points[0].kl_per_prompt)
     return [
         RewardAtKL(method, kl, interval_of(estimates[method][0], resampled[method][:, 0], prompts, level), far[0])
@@ -159,7 +161,7 @@ def reward_difference_at_kl(
         if all(point.method != name for point in points):
             raise ValueError(f"no point of method {name!r}")
     chosen = [point for point in points if point.method in (method, baseline)]
-    estimates, resampled, reached = _envelopes(chosen, kls, resamples, seed)
+    estimates, resampled, reached = envelopes(chosen, kls, resamples, seed)
     prompts = len(chosen[0].kl_per_prompt)
     rows = []
     for i, kl in enumerate(kls):
@@ -180,7 +182,7 @@ def reward_difference_at_kl(
     return rows
 
 
-def _envelopes(
+def envelopes(
     points: Sequence[FrontierPoint], kls: Sequence[float], resamples: int, seed: int
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, list[bool]]]:
     """By method: the envelope at each KL ``[K]``, the same in each resample ``[R, K]``, and whether it was reached."""
@@ -197,11 +199,11 @@ def _envelopes(
         indices = [i for curve in settings.values() for i in curve]
         placed = measured[0, [2 * i for i in indices]]
         for kl in kls:
-            if not (placed <= kl).any():
+            if not (placed <= kl + _ROUNDING).any():
                 raise ValueError(f"{method} has no point at or below KL {kl}: add its start, at KL 0")
         at = np.stack([_envelope(drawn, list(settings.values()), kl) for kl in kls], axis=1)
         estimates[method], resampled[method] = at[0], at[1:]
-        reached[method] = [bool((placed >= kl).any()) for kl in kls]
+        reached[method] = [bool((placed >= kl - _ROUNDING).any()) for kl in kls]
     return estimates, resampled, reached
 
 

@@ -6,6 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from jaxalign.errors import InputError
 from jaxalign.evaluation._frontier import FrontierPoint
+from jaxalign.evaluation._frontier_area import pareto_front
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -26,6 +27,7 @@ STYLE = {
     "grid.linewidth": 0.5,
     "legend.frameon": False,
     "legend.fontsize": 8.0,
+    "text.parse_math": False,  # a name with a $ is a name
     "svg.hashsalt": "jaxalign",  # the same figure is the same file
     "svg.fonttype": "none",
 }
@@ -37,6 +39,7 @@ def plot_frontier(
     reward_label: str = "Reward",
     title: str = "",
     error_bars: bool = True,
+    pareto: bool = False,
 ) -> "Figure":
     """Reward against sequence-level KL: a colour per method, a marker and a line style per setting of it.
 
@@ -57,6 +60,10 @@ def plot_frontier(
                 colours[method] = _BEST_OF_N if bound else COLOURS[used % len(COLOURS)]
             style = styles[method] = styles.get(method, -1) + 1
             _draw(axes, curve, f"{method}, {setting}" if setting else method, colours[method], style, error_bars)
+        if pareto:
+            front = pareto_front(points)
+            x, y = [point.kl.estimate for point in front], [point.reward.estimate for point in front]
+            axes.step(x, y, where="post", color="0.8", linewidth=3.5, zorder=0, label="Pareto front")
         axes.set_xlabel("KL(policy ‖ reference), nats per sequence")
         axes.set_ylabel(reward_label)
         axes.set_title(title)

@@ -1,8 +1,15 @@
-"""Measures of generated text that need no model."""
+"""Measures of generated text that need no model: diversity, repetition, length."""
 
-from collections.abc import Iterable
+import itertools
+from collections import Counter
+from collections.abc import Hashable, Iterable, Sequence
+from dataclasses import dataclass
 
-__all__ = ["distinct_n"]
+import numpy as np
+
+from jaxalign.errors import InputError
+
+__all__ = ["LengthStatistics", "distinct_n", "length_statistics", "ngram_entropy", "repetition", "sample_distance"]
 
 
 def distinct_n(texts: Iterable[str], n: int) -> float:
@@ -11,13 +18,102 @@ def distinct_n(texts: Iterable[str], n: int) -> float:
     Words are lower-cased and split at white space; n-grams do not cross texts. Between 0 and 1, 0 where no text has
     ``n`` words. It falls as texts are added: compare only sets of equal size and length.
     """
+    counts = _counts(texts, n)
+    return len(counts) / counts.total() if counts else 0.0
+
+
+def ngram_entropy(texts: Iterable[str], n: int) -> float:
+    """Entropy of the texts' word n-grams, -sum_g p(g) log p(g), nats (Ent-n, Zhang et al. 2018, arXiv 1809.05972).
+
+    p(g) is the share of g among all n-grams, words and n-grams as in ``distinct_n``. 0 where there is none; at most the
+    log of their number, so compare only sets of equal size.
+    """
+    counts = np.array(list(_counts(texts, n).values()), np.float64)
+    shares = counts / counts.sum()
+    return float(-(shares * np.log(shares)).sum()) + 0.0  # never -0.0
+
+
+def sample_distance(texts: Sequence[str], groups: Sequence[Hashable], *, n: int = 2) -> np.ndarray:
+    """How unlike the samples of each prompt are: the mean of 1 - |A & B| / |A | B| over its pairs of samples.
+
+    A and B are the sets of word n-grams of two samples of one prompt (Jaccard distance); two without any are alike. 0:
+    the same words every time; 1: nothing in common. Unlike ``distinct_n`` it does not fall as samples are added.
+
+    Args:
+        texts, groups: ``[N]`` samples and their prompts.
+        n: words a gram.
+
+    Returns:
+        float64, one for each prompt with two samples or more, in order of first appearance.
+    """
+    if len(texts) != len(groups):
+        raise InputError(f"sample_distance: {len(texts)} texts but {len(groups)} groups")
+    sets: dict[Hashable, list[set[tuple[str, ...]]]] = {}
+    for text, group in zip(texts, groups, strict=True):
+        sets.setdefault(group, []).append(set(_grams(text, n)))
+
+    def distance(a: set[tuple[str, ...]], b: set[tuple[str, ...]]) -> float:
+        return 1 - len(a & b) / len(a | b) if a | b else 0.0
+
+    return np.array(
+        [np.mean([distance(a, b) for a, b in itertools.combinations(own, 2)]) for own in sets.values() if len(own) > 1],
+        np.float64,
+    )
+
+
+def repetition(texts: Iterable[str], *, n: int = 4) -> np.ndarray:
+    """Of each text's word n-grams, the share that it has had before: 1 - distinct / all, float64 ``[N]``.
+
+    seq-rep-n of Welleck et al. (2020, arXiv 1908.04319). 0 where the text has fewer than ``n`` words.
+    """
+    grams = [_grams(text, n) for text in texts]
+    return np.array([1 - len(set(own)) / len(own) if own else 0.0 for own in grams], np.float64)
+
+
+@dataclass(frozen=True)
+class LengthStatistics:
+    """Of texts, in words split at white space."""
+
+    texts: int
+    mean: float
+    standard_deviation: float
+    """Unbiased; 0 of one text."""
+    shortest: int
+    percentile_5: float
+    median: float
+    percentile_95: float
+    longest: int
+    empty: int
+    """Texts without a word."""
+
+
+def length_statistics(texts: Iterable[str]) -> LengthStatistics:
+    """Mean, spread and quantiles (linear interpolation) of the lengths. Raises ``InputError`` for no text."""
+    lengths = np.array([len(text.split()) for text in texts], np.int64)
+    if not lengths.size:
+        raise InputError("length_statistics: no texts")
+    low, median, high = np.quantile(lengths, [0.05, 0.5, 0.95])
+    return LengthStatistics(
+        texts=len(lengths),
+        mean=float(lengths.mean()),
+        standard_deviation=float(lengths.std(ddof=1)) if len(lengths) > 1 else 0.0,
+        shortest=int(lengths.min()),
+        percentile_5=float(low),
+        median=float(median),
+        percentile_95=float(high),
+        longest=int(lengths.max()),
+        empty=int((lengths == 0).sum()),
+    )
+
+
+def _grams(text: str, n: int) -> list[tuple[str, ...]]:
     if n < 1:
         raise ValueError(f"n must be at least 1, got {n}")
-    seen: set[tuple[str, ...]] = set()
-    total = 0
-    for text in texts:
-        words = text.lower().split()
-        grams = [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
-        seen.update(grams)
-        total += len(grams)
-    return len(seen) / total if total else 0.0
+    words = text.lower().split()
+    return [tuple(words[i : i + n]) for i in range(len(words) - n + 1)]
+
+
+def _counts(texts: Iterable[str], n: int) -> "Counter[tuple[str, ...]]":
+    if n < 1:
+        raise ValueError(f"n must be at least 1, got {n}")
+    return Counter(gram for text in texts for gram in _grams(text, n))

@@ -41,6 +41,7 @@ def test_every_flag_has_its_help(command, shell):
         "sample": ("--seed",),
         "collect": ("--seed", "--rater", "--people"),
         "convert": ("--output-dir", "--max-shard-size"),
+        "evaluate": ("--seed", "--verdicts", "--completions"),
     }
     for flag in ("--model", "--dtype", *own.get(command, of_runs)):
         assert flag in output

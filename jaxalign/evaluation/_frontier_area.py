@@ -1,0 +1,104 @@
+"""Which policies are worth having, and one number a method: the Pareto front, the area under the frontier."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from jaxalign.errors import InputError
+from jaxalign.evaluation._bootstrap import Interval, interval_of
+from jaxalign.evaluation._frontier import FrontierPoint, envelopes
+
+__all__ = ["FrontierArea", "frontier_area", "pareto_front"]
+
+_STEPS = 100
+
+
+def pareto_front(points: Sequence[FrontierPoint]) -> list[FrontierPoint]:
+    """The points that no other beats: none has at most their KL and at least their reward, and better in one of them.
+
+    In order of KL. Points of all methods together; estimates are compared, whatever their intervals.
+    """
+
+    def beats(one: FrontierPoint, other: FrontierPoint) -> bool:
+        kl, reward = one.kl.estimate - other.kl.estimate, one.reward.estimate - other.reward.estimate
+        return kl <= 0 <= reward and (kl < 0 or reward > 0)
+
+    front = [point for point in points if not any(beats(other, point) for other in points)]
+    return sorted(front, key=lambda point: point.kl.estimate)
+
+
+@dataclass(frozen=True)
+class FrontierArea:
+    """A method's mean best reward over a range of KL budgets."""
+
+    method: str
+    kl_range: tuple[float, float]
+    area: Interval
+    """In units of reward."""
+    runs: int
+    reached: bool
+    """Whether every run has a point at the range's end or beyond; a method that stops short keeps its best reward."""
+
+
+def frontier_area(
+    runs: Sequence[Sequence[FrontierPoint]],
+    *,
+    kl_range: tuple[float, float],
+    level: float = 0.95,
+    resamples: int = 1_000,
+    seed: int = 0,
+) -> list[FrontierArea]:
+    """The normalised area under each method's frontier, comparable where the KL range is the same.
+
+        area = 1 / (b - a) * integral_a^b R(k) dk,   R(k) the best reward within k nats (``interpolate_reward_at_kl``)
+
+    by the trapezoid rule on 101 budgets. Several runs (training seeds) are averaged.
+
+    Args:
+        runs: of each run its points, of all methods, from the same prompts in all runs.
+        kl_range: (a, b), nats per sequence.
+        level, resamples, seed: of the intervals. With one run prompts are resampled; with several, runs and, jointly
+            for them, prompts. Of three or four runs such an interval is too narrow: no resample lies beyond the best.
+
+    Raises:
+        InputError: no run, an empty range, or runs that lack a method.
+        ValueError: as ``interpolate_reward_at_kl``.
+    """
+    low, high = kl_range
+    if not runs or not 0 <= low < high:
+        raise InputError(f"frontier_area: needs a run and a KL range 0 <= a < b, got {len(runs)} runs and {kl_range}")
+    methods = list(dict.fromkeys(point.method for point in runs[0]))
+    for number, points in enumerate(runs, start=1):
+        if {point.method for point in points} != set(methods):
+            raise InputError(f"frontier_area: run {number} has other methods than run 1")
+    budgets = np.linspace(low, high, _STEPS + 1).tolist()
+    measured = [envelopes(points, budgets, resamples, seed) for points in runs]  # one seed: the same prompts are drawn
+    prompts = len(runs[0][0].kl_per_prompt)
+    chosen = np.random.default_rng(seed + 1).integers(0, len(runs), (len(runs), resamples))
+    found = []
+    for method in methods:
+        areas = np.array([_mean_height(estimates[method]) for estimates, _, _ in measured])
+        drawn = np.stack([_mean_height(resampled[method]) for _, resampled, _ in measured])
+        units: float = prompts
+        if len(runs) > 1:
+            units = 1 + _degrees_of_freedom(areas.var(ddof=1) / len(runs), len(runs), drawn.mean(axis=0).var(), prompts)
+        mixed = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+        reached = all(far[method][-1] for _, _, far in measured)
+        found.append(
+            FrontierArea(method, (low, high), interval_of(float(areas.mean()), mixed, units, level), len(runs), reached)
+        )
+    return found
+
+
+def _degrees_of_freedom(run_variance: float, runs: int, prompt_variance: float, prompts: int) -> float:
+    """Of the sum of two estimated variances (Welch and Satterthwaite): few runs count where they are what varies."""
+    total = run_variance + prompt_variance
+    if total == 0:
+        return prompts - 1
+    return total**2 / (run_variance**2 / (runs - 1) + prompt_variance**2 / (prompts - 1))
+
+
+def _mean_height(curve: np.ndarray) -> np.ndarray:
+    """The trapezoid rule over the last axis, evenly spaced, divided by its length."""
+    return (curve[..., :-1] + curve[..., 1:]).mean(axis=-1) / 2
