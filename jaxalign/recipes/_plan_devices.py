@@ -115,7 +115,7 @@ def parse_devices(text: str) -> Slice:
         if count % chip.cores:
             raise InputError(f"--devices {text}: Google counts TensorCores there, {chip.cores} a chip: {count} is odd")
         chips = count // chip.cores
-        note = f"{written} is Google's name for {chips} chips: it counts TensorCores, {chip.cores} a chip"
+        note = f"{written}: {count} TensorCores, {chip.cores} a chip; {chips} devices as JAX counts them"
         return Slice(chip, chips, note)
     if chip.name == "cpu":
         chip = Chip("cpu", chip.memory // count, 1.0, chip.bfloat16, chip.float32, chip.bandwidth, chip.inside)

@@ -202,10 +202,9 @@ def replica_groups(attributes: str, devices: int) -> np.ndarray:
     Raises:
       ValueError: a fourth.
     """
-    pairs = re.search(r"source_target_pairs=\{(.*?)\}\}?", attributes)
-    if pairs:
-        found = re.findall(r"\{(\d+),(\d+)", pairs[0])
-        return np.array([[int(a), int(b)] for a, b in found if a != b] or [[0]])
+    if pairs := re.search(r"source_target_pairs=\{((?:\{\d+,\d+\},?)*)\}", attributes):
+        found = re.findall(r"\{(\d+),(\d+)\}", pairs[1])
+        return np.array([[int(one), int(other)] for one, other in found if one != other] or [[0]])
     at = attributes.find("replica_groups=")
     text = "" if at < 0 else attributes[at + len("replica_groups=") :]
     if not text or text.startswith("{}"):
@@ -217,7 +216,7 @@ def replica_groups(attributes: str, devices: int) -> np.ndarray:
         shape, source, order = (tuple(int(x) for x in part.split(",")) if part else () for part in box.groups())
         numbers = np.arange(math.prod(source)).reshape(source)
         return (numbers.transpose(order) if order else numbers).reshape(shape)
-    if named := re.match(r"mesh\[([^\]]*)\](?:, device_ids=\([^)]*\))? ?\{([^}]*)\}", text):
+    if named := re.match(r"mesh\[([^\]]*)\](?:, device_ids=\([^()]*(?:\([^()]*\))?\))? ?\{([^}]*)\}", text):
         return _along(named[1], named[2], text)
     raise ValueError(f"replica groups in a spelling that is not known: {text[:80]}")
 

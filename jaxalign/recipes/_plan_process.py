@@ -51,7 +51,12 @@ class Workers:
         return answer
 
     def _start(self, devices: int) -> "subprocess.Popen[str]":
-        environment = {name: value for name, value in os.environ.items() if name != "XLA_FLAGS"}
+        flags = os.environ.get("XLA_FLAGS", "").split()
+        own = [flag for flag in flags if "host_platform_device_count" not in flag and flag.startswith("--xla_")]
+        environment = {
+            **os.environ,
+            "XLA_FLAGS": " ".join(flag for flag in own if "gpu" not in flag and "tpu" not in flag),
+        }
         environment["JAX_PLATFORMS"] = "cpu"  # the accelerator stays with whoever trains on it
         paths = [path for path in sys.path if path]
         environment["PYTHONPATH"] = os.pathsep.join(paths)

@@ -146,15 +146,18 @@ class _Planner:
             return tried[key]
 
         count = self.devices.count
-        singles = [change for change in options if self._could_do(asked, change)]
         same_method = [change for change in options if "lora_rank" not in change]
-        chosen = next((change for change in singles if attempt(change, count)), None)
-        if chosen is None:
-            chosen = next((change for change in growing(same_method, self.config) if attempt(change, count)), None)
-        if chosen is None:  # all of them together with an adapter
-            chosen = next(
-                (change for change in list(growing(options, self.config))[-1:] if attempt(change, count)), None
-            )
+        on_one_axis = [change for change in same_method if "tensor" not in change.get("mesh", "")]
+        # One change; several; with a tensor axis, which leaves fewer shards to the rows; an adapter.
+        candidates = [
+            *options,
+            *growing(on_one_axis, self.config),
+            *growing(same_method, self.config),
+            *list(growing([one for one in options if one in on_one_axis or "lora_rank" in one], self.config))[-1:],
+        ]
+        chosen = next(
+            (change for change in candidates if self._could_do(asked, change) and attempt(change, count)), None
+        )
         for name in reversed(list(chosen or {})):  # what turns out not to be needed, the dearest first
             fewer = {key: value for key, value in (chosen or {}).items() if key != name}
             if fewer and attempt(fewer, count):
@@ -170,11 +173,21 @@ class _Planner:
         return self._more_devices(asked, same_method, started, attempt)
 
     def _could_do(self, asked: Plan, change: Change) -> bool:
-        """Whether a single change can be enough: one that leaves what the step is given as it is cannot make that
-        smaller."""
-        leaves = {"remat", "accumulation", "dtype"}
-        given = sum(asked.memory[name] for name in ("parameters", "reference", "frozen", "optimizer"))
-        return not set(change) <= leaves or given + asked.memory["gradients"] <= self.devices.chip.room
+        """Whether a change can be enough: one that touches only what is kept and made, or only what is held, is not
+        where the other alone is too much."""
+        room, memory, touched = self.devices.chip.room, asked.memory, set(change)
+        held = sum(memory[name] for name in ("parameters", "reference", "frozen", "optimizer", "gradients"))
+        if held > room and touched <= {"remat", "accumulation", "dtype"}:
+            return False
+        of_what_is_held = {
+            "reference_log_probs",
+            "dtype",
+            "frozen_dtype",
+            "state_dtype",
+            "parameter_dtype",
+            "lora_rank",
+        }
+        return memory["activations"] / (2 if "dtype" in touched else 1) <= room or not touched <= of_what_is_held
 
     def _more_devices(self, asked: Plan, options: list[Change], started: float, attempt: Any) -> Plan:
         """The least number of chips, doubled, that holds the run with all changes but the adapter."""
