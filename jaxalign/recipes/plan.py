@@ -36,8 +36,8 @@ __all__ = [
 RECIPES: dict[str, type[TrainConfig]] = {
     "sft": SFTConfig, "dpo": DPOConfig, "reward": RewardModelConfig, "hindsight": HindsightConfig, "ppo": PPOConfig,
 }  # fmt: skip
-MOST_DEVICES = 16384
-"""How far the number of chips that would do is looked for."""
+MOST_DEVICES = 2048
+"""As many as one process of XLA's CPU client can have."""
 
 
 def plan(
@@ -107,6 +107,8 @@ class _Planner:
 
     def plan(self, change: Change, count: int) -> Plan:
         """The run with a change, on so many chips."""
+        if count > MOST_DEVICES:
+            raise InputError(f"--devices: {count} devices; a plan can be compiled for up to {MOST_DEVICES}")
         started = time.monotonic()
         config = apply_changes(self.config, change)
         request = {

@@ -39,6 +39,7 @@ def test_a_recipes_help_has_its_own_flags_and_the_plans(recipe, shell):
         (("dop",), "plan: unknown recipe 'dop'; did you mean 'dpo'?"),
         (("dpo", "--model", "gpt2"), "missing: --devices"),
         (("dpo", "--model", "gpt2", "--devices", "8xH900"), "--devices 8xH900: 'H900' is not one of v5e"),
+        (("dpo", "--model", "gpt2", "--devices", "4096xv5p"), "--devices: 4096 devices; a plan can be compiled for up"),
         (("dpo", "--model", "gpt3", "--devices", "H100"), "--model gpt3: neither a folder nor a model known by name"),
         (("sft", "--model", "gpt2", "--devices", "H100", "--rowtokens", "8"), "unknown flag --rowtokens; did you mean"),
         (("sft", "--model", "gpt2", "--devices", "H100", "--row-tokens", "1"), "--row-tokens: must be at least 2"),
