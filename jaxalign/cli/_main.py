@@ -12,7 +12,7 @@ from types import ModuleType
 from typing import Any
 
 import jaxalign
-from jaxalign.cli import _preview
+from jaxalign.cli import _plan, _preview
 from jaxalign.cli._flags import parse, with_preset, without_aliases
 from jaxalign.errors import InputError
 
@@ -46,6 +46,9 @@ COMMANDS = {
         "sample answers and have them rated: preferences", "jaxalign.recipes.collect", "CollectConfig", "run"
     ),
     "preview": _Command("show what a recipe learns of its data, and write nothing", _preview.__name__, "", "run"),
+    "plan": _Command(
+        "will it fit, and how fast: a run's step compiled for any chips, before it runs", _plan.__name__, "", "run"
+    ),
     "sample": _Command("write completions of prompts", "jaxalign.cli._sample", "SampleConfig", "run"),
     "judge": _Command("have outputs of two models compared", "", "", ""),
     "evaluate": _Command(
@@ -114,8 +117,8 @@ def _main(arguments: list[str]) -> int:
     if name not in COMMANDS:
         return _complain(f"unknown command {name!r}; {_hint(name, COMMANDS, 'commands')}", BAD_INPUT)
     try:
-        if name == "preview":
-            _run_preview(flags)
+        if name in ("preview", "plan"):
+            _run_beside(name, flags)
         elif name in GROUPS:
             _run_member(name, flags)
         else:
@@ -180,23 +183,24 @@ def _run_member(group: str, flags: list[str]) -> None:
     _run_command(members[name], rest, program=f"jaxalign {group} {name}")
 
 
-def _run_preview(flags: list[str]) -> None:
-    """A recipe's own config with the preview's flags, and the recipe's own reading of its data."""
-    recipes = {name: COMMANDS[name].summary for name in _preview.RECIPES}
+def _run_beside(name: str, flags: list[str]) -> None:
+    """Preview and plan: a recipe's own config with their flags; what they compute leaves accelerators alone."""
+    beside = {"preview": _preview, "plan": _plan}[name]
+    recipes = {recipe: COMMANDS[recipe].summary for recipe in beside.RECIPES}
     if flags[:1] in (["-h"], ["--help"]):
-        print(_preview.usage(recipes))
+        print(beside.usage(recipes))
         return
     recipe = flags[0] if flags else ""
     if not recipe or recipe.startswith("-"):
-        raise InputError(f"preview: name the recipe first: {', '.join(recipes)}")
+        raise InputError(f"{name}: name the recipe first: {', '.join(recipes)}")
     if recipe not in recipes:
-        raise InputError(f"preview: unknown recipe {recipe!r}; {_hint(recipe, recipes, 'recipes')}")
+        raise InputError(f"{name}: unknown recipe {recipe!r}; {_hint(recipe, recipes, 'recipes')}")
     if "jax" not in sys.modules:
-        os.environ["JAX_PLATFORMS"] = "cpu"  # it computes nothing: the accelerator stays with whoever trains on it
-    program = f"jaxalign preview {recipe}"
-    module, config = _configure(COMMANDS[recipe], flags[1:], program=program, config_of=_preview.config_of)
+        os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator stays with whoever trains on it
+    program = f"jaxalign {name} {recipe}"
+    module, config = _configure(COMMANDS[recipe], flags[1:], program=program, config_of=beside.config_of)
     try:
-        _preview.run(config, module.load)
+        beside.run(config, module.load if name == "preview" else getattr(module, COMMANDS[recipe].config))
         sys.stdout.flush()
     except BrokenPipeError:  # ``| head`` has read enough; nothing is left to fail at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())

@@ -14,7 +14,7 @@ from jaxalign.models._config import ModelConfig
 from jaxalign.models._decode import extend, unstack
 from jaxalign.models._decoder import apply, init, logits, score, trunk, unembed, unembedding
 from jaxalign.models._freeze import combine, freeze, restack
-from jaxalign.models._load import load_config, load_pretrained
+from jaxalign.models._load import config_of_fields, load_config, load_fields, load_pretrained
 from jaxalign.models._lora import LoRA
 from jaxalign.models._mesh import constrain_rows, row_shards
 from jaxalign.models._peft import load_adapter, save_adapter
@@ -41,6 +41,7 @@ __all__ = [
     "apply",
     "classify",
     "combine",
+    "config_of_fields",
     "constrain_rows",
     "extend",
     "freeze",
@@ -50,6 +51,7 @@ __all__ = [
     "load_adapter",
     "load_classifier",
     "load_config",
+    "load_fields",
     "load_labels",
     "load_pretrained",
     "load_reward_model",

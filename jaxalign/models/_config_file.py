@@ -34,8 +34,16 @@ def read_fields(folder: Path) -> dict[str, Any]:
 
 def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     """The family and config of a folder. Raises InputError for what is not implemented, naming file and field."""
-    path = folder / "config.json"
-    fields = read_fields(folder)
+    family, config = of_fields(read_fields(folder), folder / "config.json")
+    if (folder / GENERATION).is_file():
+        generation, extra = _read_object(folder / GENERATION), dict(config.extra)
+        if generation != _derived_generation({name: thaw(extra.get(name)) for name in SPECIAL_TOKENS}):
+            config = config.replace(extra=(*config.extra, (GENERATION, freeze(generation))))
+    return family, config
+
+
+def of_fields(fields: dict[str, Any], path: Path) -> tuple[Family, ModelConfig]:
+    """The family and config that the fields of a config.json describe; ``path`` is for messages."""
     model_type = fields.get("model_type")
     if model_type not in FAMILIES and model_type not in WRAPPED:
         raise InputError(f"{path}: model_type = {model_type!r} is not implemented; known: {', '.join(FAMILIES)}")
@@ -53,10 +61,6 @@ def read_config(folder: Path) -> tuple[Family, ModelConfig]:
     config = family.read_config(fields, str(path))
     if family.classifier in named:
         config = config.replace(labels=_count_labels(fields, path))
-    if (folder / GENERATION).is_file():
-        generation, extra = _read_object(folder / GENERATION), dict(config.extra)
-        if generation != _derived_generation({name: thaw(extra.get(name)) for name in SPECIAL_TOKENS}):
-            config = config.replace(extra=(*config.extra, (GENERATION, freeze(generation))))
     return family, config
 
 

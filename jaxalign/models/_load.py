@@ -15,7 +15,7 @@ from jax.sharding import NamedSharding
 from jaxalign.errors import InputError
 from jaxalign.models._axes import logical_axes
 from jaxalign.models._config import ModelConfig
-from jaxalign.models._config_file import read_config
+from jaxalign.models._config_file import of_fields, read_config, read_fields
 from jaxalign.models._copy import copy_into, empty
 from jaxalign.models._decoder import Params
 from jaxalign.models._hub import local_folder
@@ -92,6 +92,16 @@ def load_pretrained(
 def load_config(folder_or_hub_id: str | Path, *, revision: str | None = None) -> ModelConfig:
     """The config of a model folder or hub id, its weights unread. Raises ``InputError`` as ``load_pretrained`` does."""
     return read_config(local_folder(folder_or_hub_id, weights=False, revision=revision))[1]
+
+
+def load_fields(folder_or_hub_id: str | Path, *, revision: str | None = None) -> dict[str, Any]:
+    """config.json of a model folder or hub id, as it stands, its weights unread. Raises ``InputError``."""
+    return read_fields(local_folder(folder_or_hub_id, weights=False, revision=revision))
+
+
+def config_of_fields(fields: Mapping[str, Any], place: str | Path = "config.json") -> ModelConfig:
+    """The config that the fields of a config.json describe; ``place`` is for messages. Raises ``InputError``."""
+    return of_fields(dict(fields), Path(place))[1]
 
 
 class _Leaf:

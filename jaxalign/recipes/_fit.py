@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxalign import data, sharding, training
 from jaxalign.data import BatchSource, Example, Examples
@@ -17,8 +16,9 @@ from jaxalign.models import ModelConfig
 from jaxalign.recipes._best import Best
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk
 from jaxalign.recipes._config import FitConfig
-from jaxalign.recipes._fit_data import Pretraining, carried_extras, check_fit, count_tokens, listed, make_source
+from jaxalign.recipes._fit_data import Pretraining, carried_extras, check_fit, listed, make_source
 from jaxalign.recipes._objective import Objective, Params
+from jaxalign.recipes._program import make_program
 from jaxalign.recipes._resume import open_run
 from jaxalign.recipes._split import Split, split_model
 
@@ -136,31 +136,16 @@ def fit(
     total_steps = len(source) if config.max_steps is None else config.max_steps
     if keep_best is not None and not config.eval_every:  # the first and the last model alone are no choice
         config = dataclasses.replace(config, eval_every=max(1, total_steps // 10))
-    optimizer, schedule = training.make_optimizer(config.optimizer, total_steps)
-    # A moving reference takes the parameters' values, so each of its leaves is at least as wide.
-    trained = jax.eval_shape(lambda tree: training.cast_parameters(tree, config.parameter_dtype), own or split.start)
-    wide = jax.tree.map(
-        lambda leaf, held: leaf.astype(jnp.promote_types(leaf.dtype, held.dtype)), own or split.start, trained
+    program = make_program(
+        objective,
+        split,
+        config,
+        mesh,
+        own=own,
+        reads_reference=bool(frozen["reference"]),
+        total_steps=total_steps,
     )
-    extra = objective.initial_extra(wide)
-    layout = training.state_shardings(
-        split.trainable, optimizer, mesh=mesh, shardings=split.trainable_layout, extra=extra
-    )
-    frozen_layout = {
-        "base": split.base_layout,
-        "reference": split.trainable_layout if frozen["reference"] else {},
-    }
-    step = training.make_train_step(
-        objective.loss,
-        optimizer,
-        mesh=mesh,
-        state_shardings=layout,
-        frozen_shardings=frozen_layout,
-        accumulation=config.accumulation,
-        schedule=schedule,
-        update_extra=objective.update_extra,
-        count_tokens=count_tokens,
-    )
+    step, optimizer, extra, layout = program.step, program.optimizer, program.extra, program.layout
 
     best = Best()
     checkpoints, restored = None, None
@@ -191,7 +176,7 @@ def fit(
             scored.evaluation or scored.loss,
             mesh=mesh,
             params_shardings=split.trainable_layout,
-            frozen_shardings=frozen_layout,
+            frozen_shardings=program.frozen_layout,
         )
         eval_source = make_source(eval_examples, config, mesh, pad_token, shuffle=False)
         evaluation = _evaluation(eval_step, eval_source, frozen, mesh)

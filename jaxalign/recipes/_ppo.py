@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
 from jaxalign import sharding, training
 from jaxalign.data import Prompt
@@ -16,7 +15,8 @@ from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes._actor_critic import make_actor_critic
 from jaxalign.recipes._objective import Params
 from jaxalign.recipes._ppo_config import PPOFitConfig
-from jaxalign.recipes._ppo_update import make_ppo_step, make_rollout_pass
+from jaxalign.recipes._ppo_program import make_ppo_program
+from jaxalign.recipes._ppo_update import make_rollout_pass
 from jaxalign.recipes._resume import open_run
 from jaxalign.recipes._rollout import RolloutSource, Texts
 from jaxalign.sampling import TextReward
@@ -122,19 +122,9 @@ def fit_ppo(
         # A run whose rate falls over its length cannot be made longer: nothing comes after its last rollout.
         last=None if config.optimizer.schedule == "constant" else total - 1,
     )
-    optimizer, schedule = training.make_optimizer(config.optimizer, total * config.ppo_epochs * config.minibatches)
-    extra = {"kl_coefficient": jnp.float32(config.kl_coefficient)}
-    shardings = training.state_shardings(trainable, optimizer, mesh=mesh, shardings=layout, extra=extra)
-    in_update = {name: frozen[name] for name in ("base", "value_base", "value_moments")}
-    step = make_ppo_step(
-        actor_critic,
-        config,
-        optimizer,
-        mesh=mesh,
-        state_shardings=shardings,
-        frozen_shardings=jax.tree.map(lambda leaf: leaf.sharding, in_update),
-        schedule=schedule,
-    )
+    program = make_ppo_program(actor_critic, trainable, layout, config, mesh, total)
+    step, optimizer, extra = program.step, program.optimizer, program.extra
+    in_update = {name: frozen[name] for name in program.frozen_layout}
     folder = None if directory is None else Path(directory)
     checkpoints, restored, state = None, None, None
     if folder is not None:

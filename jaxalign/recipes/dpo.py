@@ -91,21 +91,22 @@ def load(config: DPOConfig) -> Tokenise:
     )
 
 
+def make_objective(model_config: ModelConfig, config: DPOConfig) -> Objective:
+    """The run's method, for the model as it is divided."""
+    return preference_objective(
+        model_config,
+        config,
+        reference_update_every=config.reference_update_every,
+        reference_update_rate=config.reference_update_rate,
+    )
+
+
 def run(config: DPOConfig) -> None:
     """Load, tokenise, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
-
-    def make_objective(model_config: ModelConfig) -> Objective:
-        return preference_objective(
-            model_config,
-            config,
-            reference_update_every=config.reference_update_every,
-            reference_update_rate=config.reference_update_rate,
-        )
-
     run_recipe(
         config,
         lambda: load(config),
-        make_objective,
+        lambda model_config: make_objective(model_config, config),
         title="dpo",
         reference=config.reference,
         cache_reference=config.reference_log_probs == "cached",

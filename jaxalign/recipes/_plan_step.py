@@ -1,0 +1,321 @@
+"""The step that a run would take, lowered for shapes alone: no parameter is made."""
+
+from dataclasses import dataclass, replace
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import Mesh
+
+from jaxalign import data, models, sharding, training
+from jaxalign.data import Batch, Example
+from jaxalign.models import ModelConfig, RewardModel
+from jaxalign.recipes._actor_critic import make_actor_critic
+from jaxalign.recipes._config import RunConfig, TrainConfig
+from jaxalign.recipes._fit_data import check_fit
+from jaxalign.recipes._hindsight import hindsight_objective
+from jaxalign.recipes._likelihood import likelihood_objective
+from jaxalign.recipes._objective import Objective, Params
+from jaxalign.recipes._ppo_config import PPOFitConfig
+from jaxalign.recipes._ppo_program import make_ppo_program
+from jaxalign.recipes._program import Program, make_program
+from jaxalign.recipes._reward import reward_objective
+from jaxalign.recipes._split import split_model
+from jaxalign.recipes.dpo import DPOConfig
+from jaxalign.recipes.dpo import make_objective as dpo_objective
+from jaxalign.recipes.hindsight import HindsightConfig
+from jaxalign.recipes.reward_model import RewardModelConfig
+
+__all__ = ["PlannedModel", "PlannedStep", "lower_step"]
+
+Bytes = dict[str, int]
+
+
+@dataclass(frozen=True)
+class PlannedModel:
+    """A model by its shapes."""
+
+    config: ModelConfig
+    dtype: str
+    """Of the files."""
+
+    def shapes(self) -> Params:
+        """The tree of ``jax.ShapeDtypeStruct``."""
+        config = self.config.replace(compute_dtype="float32")
+        return jax.eval_shape(lambda: models.init(config, jax.random.key(0), dtype=self.dtype))
+
+
+@dataclass(frozen=True)
+class PlannedStep:
+    """A lowered step and what one device holds for it."""
+
+    lowered: Any
+    mesh: Mesh
+    arguments: Bytes
+    """Bytes a device of what the step is given, by category."""
+    resident: Bytes
+    """Bytes a device of what lies beside the step and is not given to it (PPO: reference and reward)."""
+    gradients: int
+    """Bytes a device of one gradient."""
+    trainable: int
+    """Numbers that train, in all."""
+    parameters: int
+    """Numbers of the model that trains, in all."""
+    rows: int
+    row_tokens: int
+    """Tokens of a row (of all its answers' rows in the "two_rows" layout)."""
+    row_targets: int
+    branched: bool
+    """Whether answers of one prompt share a row."""
+    unknown_trips: int
+    """How often a loop runs whose end the data decide, at most."""
+
+
+def lower_step(
+    config: TrainConfig,
+    model: PlannedModel,
+    *,
+    reward: PlannedModel | None = None,
+    critic: PlannedModel | None = None,
+    row_tokens: int | None = None,
+    row_targets: int | None = None,
+) -> PlannedStep:
+    """Lower the train step of a run over the devices there are, by the code that makes it for the run.
+
+    Args:
+      config: an ``SFTConfig``, ``DPOConfig``, ``RewardModelConfig``, ``HindsightConfig`` or ``PPOConfig``.
+      model: the model that trains.
+      reward, critic: PPO's, where they are models of their own.
+      row_tokens, row_targets: of a row; None = the longest that the config's limits allow.
+
+    Raises:
+      InputError: what the run would refuse.
+    """
+    mesh = sharding.parse_mesh(config.mesh)
+    own = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
+    model = replace(model, config=own)
+    if isinstance(config, PPOFitConfig):
+        return _lower_ppo(config, model, mesh, reward, critic, row_tokens, row_targets)
+    assert isinstance(config, RunConfig)
+    return _lower_fit(config, model, mesh, row_tokens, row_targets)
+
+
+def _lower_fit(
+    config: RunConfig, model: PlannedModel, mesh: Mesh, row_tokens: int | None, row_targets: int | None
+) -> PlannedStep:
+    example = _example(config, model.config, row_tokens, row_targets)
+    check_fit(model.config, [example])
+    batch = _rows(_batch(example, config), config.batch_size)
+    if isinstance(config, HindsightConfig) and config.pretraining_dataset is not None:
+        window = _sequence(config.pretraining_length or config.max_length)
+        text = data.make_batches([window], batch_size=1, pack=True, max_length=window.count("token"))[0]
+        batch = batch.replace(pretraining=_rows(text, config.pretraining_batch_size))
+    held: dict[str, Any] = {}
+
+    def build(params: Params) -> Any:
+        model_config = model.config
+        if isinstance(config, RewardModelConfig) and not model_config.labels:
+            model_config, params = models.add_score_head(model_config, params, jax.random.key(0))
+        split = split_model(model_config, params, config, mesh)
+        objective = _objective(split.config, config)
+        own = split.reference
+        reads = objective.needs_reference and "reference_log_probs" not in batch.extras and bool(own)
+        program = make_program(
+            objective, split, config, mesh, own=own, reads_reference=reads, total_steps=config.max_steps or 1000
+        )
+        held.update(program=program, layout=split.trainable_layout)
+        return split.trainable, {"base": split.base, "reference": own if reads else {}}, program.extra
+
+    trainable, frozen, extra = jax.eval_shape(build, model.shapes())
+    program: Program = held["program"]
+    state = training.state_shapes(trainable, program.optimizer, dtype=config.parameter_dtype, extra=extra)
+    frozen_bytes = {name: _bytes(frozen[name], program.frozen_layout[name]) for name in frozen}
+    return PlannedStep(
+        lowered=program.step.lower(state, frozen, batch),
+        mesh=mesh,
+        arguments=_of_state(state, program.layout)
+        | {"reference": frozen_bytes["reference"] + _moving(state, program.layout)}
+        | {"frozen": frozen_bytes["base"], "batch": _bytes(batch, sharding.batch_sharding(mesh))},
+        resident={},
+        gradients=_gradients(state.params, held["layout"], config.accumulation),
+        trainable=_numbers(trainable),
+        parameters=_numbers(model.shapes()),
+        rows=config.batch_size,
+        row_tokens=int(np.prod(batch.tokens.shape[1:])),
+        row_targets=int(np.prod(batch.targets.shape[1:])),
+        branched=batch.branched,
+        unknown_trips=1,
+    )
+
+
+def _lower_ppo(
+    config: PPOFitConfig,
+    model: PlannedModel,
+    mesh: Mesh,
+    reward: PlannedModel | None,
+    critic: PlannedModel | None,
+    row_tokens: int | None,
+    row_targets: int | None,
+) -> PlannedStep:
+    response = row_targets or config.max_new_tokens
+    prompt = row_tokens - response if row_tokens else getattr(config, "max_prompt_length", 512)
+    batch = _rows(_rollout(prompt, response), config.batch_size)
+    held: dict[str, Any] = {}
+
+    def build(params: Params, reward_params: Params, critic_params: Params) -> Any:
+        scored = None if reward is None else RewardModel(reward.config, reward_params)
+        valued = scored if critic is None else RewardModel(critic.config, critic_params)
+        models_, trainable, layout, frozen = make_actor_critic(
+            model.config, params, config, mesh, critic=valued, reward=scored, reference=None
+        )
+        program = make_ppo_program(models_, trainable, layout, config, mesh, config.max_steps or 1000)
+        held.update(program=program, layout=layout, policy=models_.policy)
+        return trainable, frozen, program.extra
+
+    shapes = [{} if one is None else one.shapes() for one in (reward, critic)]
+    trainable, frozen, extra = jax.eval_shape(build, model.shapes(), *shapes)
+    program: Program = held["program"]
+    state = training.state_shapes(trainable, program.optimizer, dtype=config.parameter_dtype, extra=extra)
+    given = {name: frozen[name] for name in program.frozen_layout}
+    beside = {"reference": _bytes(frozen["reference"], held["policy"].trainable_layout) if frozen["reference"] else 0}
+    if reward is not None:
+        layout = sharding.tree_shardings(models.logical_axes(reward.config), frozen["reward"], mesh)
+        beside["reward model"] = _bytes(frozen["reward"], layout)
+    return PlannedStep(
+        lowered=program.step.lower(state, given, batch),
+        mesh=mesh,
+        arguments=_of_state(state, program.layout)
+        | {"reference": 0, "frozen": sum(_bytes(given[name], program.frozen_layout[name]) for name in given)}
+        | {"batch": _bytes(batch, sharding.batch_sharding(mesh))},
+        resident=beside,
+        gradients=_gradients(state.params, held["layout"], config.accumulation),
+        trainable=_numbers(trainable),
+        parameters=_numbers(model.shapes()),
+        rows=config.batch_size,
+        row_tokens=batch.tokens.shape[1],
+        row_targets=batch.targets.shape[1],
+        branched=batch.branched,
+        unknown_trips=config.ppo_epochs * config.minibatches,
+    )
+
+
+def _objective(model_config: ModelConfig, config: RunConfig) -> Objective:
+    if isinstance(config, DPOConfig):
+        return dpo_objective(model_config, config)
+    if isinstance(config, RewardModelConfig):
+        return reward_objective(model_config, config)
+    if isinstance(config, HindsightConfig):
+        return hindsight_objective(model_config, config)
+    return likelihood_objective(model_config)
+
+
+def _example(config: RunConfig, model: ModelConfig, row_tokens: int | None, row_targets: int | None) -> Example:
+    """The longest example that the limits allow, or of the length given: it makes the shape of all rows."""
+    limit = config.max_length
+    if isinstance(config, DPOConfig | RewardModelConfig):
+        answers = 2 if config.pair_layout == "shared" else 1  # in one row
+        prompt = config.max_prompt_length or limit // 2
+        answer = limit - prompt
+        if config.row_length is not None and row_tokens is None:
+            row_tokens = config.row_length
+        if row_targets is not None:
+            answer = row_targets // answers
+        elif row_tokens is not None:
+            answer = max(1, row_tokens * answer // (prompt + answers * answer))
+        if row_tokens is not None:
+            prompt = row_tokens - answers * answer
+        example = _pair(prompt, answer)
+    else:
+        example = _sequence(row_tokens or config.row_length or limit, row_targets)
+    extras: dict[str, dict[str, Any]] = {"token": {}, "target": {}, "pair": {}, "sequence": {}}
+    if isinstance(config, DPOConfig) and config.reference_log_probs == "cached":
+        extras["target"]["reference_log_probs"] = np.zeros(example.count("target"), np.float32)
+    if isinstance(config, RewardModelConfig) and config.margin:
+        extras["pair"]["margin"] = np.zeros(example.count("pair"), np.float32)
+    if isinstance(config, HindsightConfig):
+        extras["target"]["negative"] = np.zeros(example.count("target"), bool)
+        extras["sequence"]["draw"] = np.zeros(example.sequences, np.int32)
+    if config.cache_trunk:
+        extras["token"]["trunk"] = np.zeros((example.count("token"), model.width), jnp.dtype(config.dtype))
+    return example.replace(**{f"{level}_extras": found for level, found in extras.items()})
+
+
+def _pair(prompt: int, answer: int) -> Example:
+    words = np.ones(answer, np.int32)
+    return data.answers_example([1] * prompt, [words, words], pairs=np.array([[0, 1]], np.int32))
+
+
+def _sequence(tokens: int, targets: int | None = None) -> Example:
+    targets = tokens - 1 if targets is None else targets
+    words = np.ones(tokens, np.int32)
+    supervised = np.arange(tokens) >= tokens - targets
+    return data.answers_example([], [words], supervised=[supervised], branched=False)
+
+
+def _batch(example: Example, config: RunConfig) -> Batch:
+    return data.make_batches([example], batch_size=1, layout=config.pair_layout)[0]
+
+
+def _rollout(prompt: int, response: int) -> Batch:
+    def numbers(dtype: Any = np.float32) -> np.ndarray:
+        return np.zeros((1, response), dtype)
+
+    return data.response_batch(
+        [[1] * prompt],
+        np.ones((1, response), np.int32),
+        np.ones((1, response), bool),
+        prompt_width=prompt,
+        record_ids=[0],
+        old_log_probs=numbers(),
+        old_values=numbers(),
+        reference_log_probs=numbers(),
+        entropy=numbers(),
+        sampler_log_probs=numbers(),
+        scores=np.zeros(1, np.float32),
+        finished=np.zeros(1, bool),
+    )
+
+
+def _rows(batch: Batch, rows: int) -> Batch:
+    """The shapes of a batch of so many rows like this one."""
+    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), batch)
+
+
+def _of_state(state: training.TrainState, layout: training.TrainState) -> Bytes:
+    return {
+        "parameters": _bytes(state.params, layout.params),
+        "optimizer": _bytes(state.optimizer_state, layout.optimizer_state),
+        "counters": sum(_bytes(getattr(state, name), getattr(layout, name)) for name in ("step", "key"))
+        + sum(_bytes(state.extra[name], layout.extra[name]) for name in state.extra if name != "reference"),
+    }
+
+
+def _moving(state: training.TrainState, layout: training.TrainState) -> int:
+    """A reference that moves is in the state."""
+    return _bytes(state.extra["reference"], layout.extra["reference"]) if "reference" in state.extra else 0
+
+
+def _gradients(params: Params, layout: Any, accumulation: int) -> int:
+    """Of one gradient, which micro-batches add up in at least float32."""
+    if accumulation > 1:
+        params = jax.tree.map(
+            lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), params
+        )
+    return _bytes(params, layout)
+
+
+def _bytes(tree: Any, layout: Any) -> int:
+    """Bytes that one device holds of a tree."""
+    leaves = jax.tree.leaves(tree)
+    places = jax.tree.leaves(layout)
+    if len(places) == 1 and len(leaves) != 1:
+        places = places * len(leaves)
+    total = 0
+    for leaf, place in zip(leaves, places, strict=True):
+        total += int(np.prod(place.shard_shape(leaf.shape), dtype=np.int64)) * leaf.dtype.itemsize
+    return total
+
+
+def _numbers(tree: Any) -> int:
+    return sum(int(np.prod(leaf.shape, dtype=np.int64)) for leaf in jax.tree.leaves(tree))

@@ -1,0 +1,212 @@
+"""Will it fit, and how fast, before a run: its real train step, compiled for devices that are not there.
+
+    memory a device = what the step is given + the peak of what its program holds beside
+    time of a step >= max(FLOPs / peak, bytes / memory bandwidth, bytes / network bandwidth)
+
+Nothing is loaded and no parameter is made: the step that ``fit`` would run is lowered for shapes and compiled by XLA in
+a process that sees as many (virtual) devices as the run would have. What the step is given is exact. What its program
+holds is XLA's answer for a CPU; for another chip an estimate (``_plan_memory``). Times are bounds that peaks allow.
+"""
+
+import dataclasses
+import time
+from dataclasses import dataclass
+from typing import Any
+
+from jaxalign.errors import InputError
+from jaxalign.recipes._config import TrainConfig
+from jaxalign.recipes._plan_changes import Change, apply_changes, changes_of, flags_of, growing, smaller_accumulation
+from jaxalign.recipes._plan_data import lengths_of_data
+from jaxalign.recipes._plan_devices import CHIPS, Chip, Slice, parse_devices
+from jaxalign.recipes._plan_models import NAMED, model_dtype, read_model
+from jaxalign.recipes._plan_process import Workers
+from jaxalign.recipes._plan_result import Network, Plan, make_plan
+from jaxalign.recipes._plan_worker import encode
+from jaxalign.recipes.dpo import DPOConfig
+from jaxalign.recipes.hindsight import HindsightConfig
+from jaxalign.recipes.ppo import PPOConfig
+from jaxalign.recipes.reward_model import RewardModelConfig
+from jaxalign.recipes.sft import SFTConfig
+
+__all__ = [
+    "CHIPS", "NAMED", "RECIPES", "Chip", "Network", "Plan", "Slice", "lengths_of_data", "parse_devices",
+    "plan",
+]  # fmt: skip
+
+RECIPES: dict[str, type[TrainConfig]] = {
+    "sft": SFTConfig, "dpo": DPOConfig, "reward": RewardModelConfig, "hindsight": HindsightConfig, "ppo": PPOConfig,
+}  # fmt: skip
+MOST_DEVICES = 2048
+"""As many as one process of XLA's CPU client can have."""
+
+
+def plan(
+    config: TrainConfig,
+    *,
+    devices: str,
+    row_tokens: int | None = None,
+    row_targets: int | None = None,
+    suggest: bool = True,
+) -> Plan:
+    """Plan a run.
+
+    Args:
+      config: an ``SFTConfig``, ``DPOConfig``, ``RewardModelConfig``, ``HindsightConfig`` or ``PPOConfig``. Its
+        ``model`` (and PPO's ``reward_model`` and ``critic_model``) may be a folder, a hub id or a name of ``NAMED``;
+        data and folders are not read.
+      devices: ``8xH100``, ``v5p-256`` ...; see ``parse_devices``.
+      row_tokens: tokens of a row as the step has it; None = the longest that the config's limits allow: ``max_length``,
+        and for pairs that share a prompt the prompt and both answers.
+      row_targets: supervised positions of a row; None = as many as such a row can have.
+      suggest: where it does not fit, look for the least change that makes it fit.
+
+    Raises:
+      InputError: what the run would refuse, a model or chip that is not known.
+    """
+    found = parse_devices(devices)
+    with Workers() as workers:
+        planner = _Planner(config, found, workers, row_tokens, row_targets)
+        asked = planner.plan({}, found.count)
+        if asked.fits or not suggest:
+            return asked
+        return planner.suggest(asked)
+
+
+@dataclass
+class _Planner:
+    config: TrainConfig
+    devices: Slice
+    workers: Workers
+    row_tokens: int | None
+    row_targets: int | None
+
+    def __post_init__(self) -> None:
+        self.recipe = next((name for name, kind in RECIPES.items() if type(self.config) is kind), "")
+        if not self.recipe:
+            kinds = ", ".join(kind.__name__ for kind in RECIPES.values())
+            raise InputError(f"a plan is of {kinds}, not of {type(self.config).__name__}")
+        for name, value, least in (("row_tokens", self.row_tokens, 2), ("row_targets", self.row_targets, 1)):
+            if value is not None and value < least:
+                raise InputError(f"--{name.replace('_', '-')}: must be at least {least}, is {value}")
+        if self.row_tokens is not None and self.row_targets is not None and self.row_targets >= self.row_tokens:
+            raise InputError(
+                f"--row-targets: {self.row_targets} of a row of --row-tokens {self.row_tokens}: its first token is no "
+                "target"
+            )
+        if self.config.attention in ("cudnn", "splash"):
+            # A kernel of one chip cannot be compiled here; XLA's own attention holds more, never less.
+            self.config = dataclasses.replace(self.config, attention="xla")
+        names = {"model": getattr(self.config, "model"), "reward": None, "critic": None}  # noqa: B009
+        if isinstance(self.config, PPOConfig):
+            names |= {"reward": self.config.reward_model, "critic": self.config.critic_model}
+        flags = {"model": "--model", "reward": "--reward-model", "critic": "--critic-model"}
+        self.models = {
+            part: None if name is None else {"name": name, "fields": read_model(name, flag=flags[part])}
+            for part, name in names.items()
+        }
+
+    def plan(self, change: Change, count: int) -> Plan:
+        """The run with a change, on so many chips."""
+        if count > MOST_DEVICES:
+            raise InputError(f"--devices: {count} devices; a plan can be compiled for up to {MOST_DEVICES}")
+        started = time.monotonic()
+        config = apply_changes(self.config, change)
+        request = {
+            "recipe": self.recipe,
+            "config": encode(config),
+            **self.models,
+            "row_tokens": self.row_tokens,
+            "row_targets": self.row_targets,
+            "for_this_machine": self.devices.is_this_machine,
+        }
+        answer = self.workers.ask(count, request)
+        devices = dataclasses.replace(self.devices, count=count) if count != self.devices.count else self.devices
+        taken = time.monotonic() - started
+        return make_plan(self.recipe, config.model, devices, answer, dtype=config.dtype, seconds_taken=taken)
+
+    def suggest(self, asked: Plan) -> Plan:
+        """The plan with the first change that makes it fit; with the number of chips that would do where none does."""
+        started = time.monotonic()
+        assert self.models["model"] is not None
+        options = changes_of(
+            self.config,
+            mesh=asked.mesh,
+            has_frozen=asked.memory["reference"] + asked.memory["frozen"] > 0,
+            model_dtype=model_dtype(self.models["model"]["fields"]),
+        )
+        tried: dict[str, Plan | None] = {}
+
+        def attempt(change: Change, count: int) -> Plan | None:
+            """The plan if it fits; None also where the run would refuse it."""
+            key = f"{sorted(change.items())} {count}"
+            if key not in tried:
+                try:
+                    found = self.plan(change, count)
+                    tried[key] = found if found.fits else None
+                except InputError:
+                    tried[key] = None
+            return tried[key]
+
+        count = self.devices.count
+        same_method = [change for change in options if "lora_rank" not in change]
+        on_one_axis = [change for change in same_method if "tensor" not in change.get("mesh", "")]
+        # One change; several; with a tensor axis, which leaves fewer shards to the rows; an adapter.
+        candidates = [
+            *options,
+            *growing(on_one_axis, self.config),
+            *growing(same_method, self.config),
+            *list(growing([one for one in options if one in on_one_axis or "lora_rank" in one], self.config))[-1:],
+        ]
+        chosen = next(
+            (change for change in candidates if self._could_do(asked, change) and attempt(change, count)), None
+        )
+        for name in reversed(list(chosen or {})):  # what turns out not to be needed, the dearest first
+            fewer = {key: value for key, value in (chosen or {}).items() if key != name}
+            if fewer and attempt(fewer, count):
+                chosen = fewer
+        if chosen is not None:
+            chosen = smaller_accumulation(self.config, chosen, lambda change: attempt(change, count) is not None)
+            return dataclasses.replace(
+                asked,
+                change=flags_of(chosen),
+                changed=attempt(chosen, count),
+                seconds_taken=asked.seconds_taken + time.monotonic() - started,
+            )
+        return self._more_devices(asked, same_method, started, attempt)
+
+    def _could_do(self, asked: Plan, change: Change) -> bool:
+        """Whether a change can be enough: one that touches only what is kept and made, or only what is held, is not
+        where the other alone is too much."""
+        room, memory, touched = self.devices.chip.room, asked.memory, set(change)
+        held = sum(memory[name] for name in ("parameters", "reference", "frozen", "optimizer", "gradients"))
+        if held > room and touched <= {"remat", "accumulation", "dtype"}:
+            return False
+        of_what_is_held = {
+            "reference_log_probs",
+            "dtype",
+            "frozen_dtype",
+            "state_dtype",
+            "parameter_dtype",
+            "lora_rank",
+        }
+        return memory["activations"] / (2 if "dtype" in touched else 1) <= room or not touched <= of_what_is_held
+
+    def _more_devices(self, asked: Plan, options: list[Change], started: float, attempt: Any) -> Plan:
+        """The least number of chips, doubled, that holds the run with all changes but the adapter."""
+        changes = [change for change in options if "mesh" not in change and "accumulation" not in change]
+        change = ([{}, *growing(changes, self.config)])[-1]
+        count = self.devices.count
+        while count < MOST_DEVICES:
+            count *= 2
+            rows = -(-self.config.batch_size // count) * count
+            wider = {**change, **({"batch_size": rows} if rows != self.config.batch_size else {}), "mesh": ""}
+            if found := attempt(wider, count):
+                shown = {name: value for name, value in wider.items() if name != "mesh"}
+                return dataclasses.replace(
+                    asked,
+                    change=flags_of(shown),
+                    changed=found,
+                    devices_needed=count,
+                    seconds_taken=asked.seconds_taken + time.monotonic() - started,
+                )
+        return dataclasses.replace(asked, seconds_taken=asked.seconds_taken + time.monotonic() - started)
