@@ -261,6 +261,7 @@ def run_loop(
             if pending and not isinstance(error, TrainingError):  # a broken batch must not lose the row before it
                 write(pending)
             if checkpoints:
+                watch.wait_for("the checkpoint that is being written", slow=True)
                 _heard(checkpoints, error)
             raise
     return LoopResult(state, index, position, interrupted, values)

@@ -19,6 +19,7 @@ from tests.faults.scenarios import Row, Suite, table
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--kills", type=int, default=40)
+    parser.add_argument("--only-kills", action="store_true", help="of sft, and nothing else")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--keep", type=Path, help="a folder for the runs, to look at afterwards")
     options = parser.parse_args()
@@ -36,6 +37,9 @@ def main() -> None:
             launcher, folder / "sft", "sft", steps=20 * options.kills, save_every=10, seed=options.seed
         ) as sft:
             done(sft.kills(options.kills))
+            if options.only_kills:
+                print(table(rows))
+                return
             done(sft.damages(few))
             done(sft.signals(few))
             done(sft.full_disk(3))

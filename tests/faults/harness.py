@@ -79,15 +79,16 @@ class Run:
     launcher: Launcher
     arguments: list[Any]
     folder: Path
+    log: Path
+    """What its processes say: standard error of all of them."""
     process: int = 0
+    stale: frozenset[int] = frozenset()
+    """Inodes of what earlier processes left half done: of metrics.jsonl, and of checkpoints not complete."""
 
     def start(self, **limits: Any) -> None:
         flags = ["--output-dir", self.folder]
+        self.stale = frozenset(path.stat().st_ino for path in [self.metrics, *self.unfinished()] if path.exists())
         self.process = self.launcher.start([*self.arguments, *flags], self.log, **limits)
-
-    @property
-    def log(self) -> Path:
-        return self.folder.with_name(self.folder.name + ".log")
 
     def said(self) -> str:
         """What all its processes wrote to standard error."""
@@ -121,15 +122,32 @@ class Run:
             return []
         return sorted(int(name) for name in os.listdir(self.checkpoints) if name.isdigit())
 
+    @property
+    def metrics(self) -> Path:
+        return self.folder / "metrics.jsonl"
+
+    def unfinished(self) -> list[Path]:
+        """Checkpoints that are being written, or were when a process was killed."""
+        names = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
+        return [self.checkpoints / name for name in names if "tmp" in name]
+
+    def has_begun(self) -> bool:
+        """Whether this process has restored and trains: it has cut metrics.jsonl to its checkpoint, as a new file."""
+        return self.metrics.exists() and self.metrics.stat().st_ino not in self.stale
+
     def is_saving(self) -> bool:
-        return self.checkpoints.is_dir() and any("tmp" in name for name in os.listdir(self.checkpoints))
+        """Whether this process is writing a checkpoint."""
+        for path in self.unfinished():
+            with contextlib.suppress(FileNotFoundError):
+                if path.stat().st_ino not in self.stale:
+                    return True
+        return False
 
     def last_row(self) -> int:
         """Step of the last row of metrics.jsonl, 0 if there is none."""
-        path = self.folder / "metrics.jsonl"
-        if not path.exists():
+        if not self.metrics.exists():
             return 0
-        lines = path.read_bytes().split(b"\n")[:-1]  # what a killed process cut short has no line end
+        lines = self.metrics.read_bytes().split(b"\n")[:-1]  # what a killed process cut short has no line end
         return json.loads(lines[-1])["step"] if lines else 0
 
     def rows(self) -> list[dict[str, Any]]:
@@ -183,41 +201,41 @@ class Death:
 def kill_at_random(run: Run, source: random.Random, kills: int, steps: int) -> list[Death]:
     """Start the run ``kills`` times and kill each process at a random moment; the run never gets to its end.
 
-    A tenth of the kills come during the start (reading, restoring, compiling); of the others half as soon as a
-    checkpoint is being written and up to 50 ms later, half at any time.
+    One in eight comes during the start (reading, restoring, compiling); of the others half as soon as a checkpoint is
+    being written and up to 50 ms later, half at some step while none is.
     """
     deaths = []
     for number in range(kills):
         before = max(run.saved(), default=0)
         run.start()
         # So far that the kills that are left still find something to kill.
-        room = max((steps - before) // (kills - number + 1), 1)
-        draw = source.random()
-        if draw < 0.1:
-            time.sleep(source.uniform(0, 2))
+        goal = before + source.randint(1, max(2 * (steps - before) // (kills - number + 1), 1))
+        if number % 8 == 4:
+            time.sleep(source.uniform(0, 1))
         else:
-            goal = before + source.randint(1, 2 * room)
-            run.wait_for(lambda goal=goal: run.last_row() >= goal, f"step {goal}")
-            if draw < 0.55:
+            run.wait_for(lambda goal=goal: run.has_begun() and run.last_row() >= goal, f"step {goal}")
+            if number % 2:
                 run.wait_for(run.is_saving, "a save")
-            time.sleep(source.uniform(0, 0.05))
+                time.sleep(source.uniform(0, 0.05))
+            else:
+                run.wait_for(lambda: not run.is_saving(), "the end of a save")
+        begun, saving = run.has_begun(), run.is_saving()
         status = run.kill()
         assert status == -signal.SIGKILL, f"it ended with {status} before it was killed: {run.said()[-2000:]}"
-        reached = run.last_row()
-        if run.is_saving():
-            moment = "while a checkpoint was being written"
-        elif reached > before:
-            moment = "in a step, an evaluation or between"
-        else:
+        if not begun:
             moment = "while starting: reading, restoring, compiling"
-        deaths.append(Death(moment, max(reached - max(run.saved(), default=0), 0)))
+        elif saving:
+            moment = "while a checkpoint was being written"
+        else:
+            moment = "in a step, an evaluation or between"
+        deaths.append(Death(moment, max(run.last_row() - max(run.saved(), default=0), 0)))
     return deaths
 
 
 def kill_in_the_end(run: Run) -> None:
     """Kill the run once all its steps are done and its model is being written."""
     run.start()
-    run.wait_for(lambda: (run.folder / "final").exists(), "the final model")
+    run.wait_for(lambda: run.has_begun() and (run.folder / "final").exists(), "the final model")
     assert run.kill() in (-signal.SIGKILL, 0)
 
 
