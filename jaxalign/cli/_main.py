@@ -7,7 +7,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import jaxalign
@@ -58,6 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     # Only its tokenizers are used: that it finds no PyTorch is no news.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    sys.excepthook = _said_once
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -153,6 +154,13 @@ def _overview() -> str:
         "        and  jaxalign sample --model runs/dpo/final --prompt 'Once upon a time'",
     ]
     return "\n".join(lines)
+
+
+def _said_once(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Python's own hook, but for what writes still under way raise into a closed loop after one of them has failed:
+    the failure itself is said in its one line."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _complain(message: str, status: int) -> int:
