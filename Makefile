@@ -4,7 +4,7 @@
 #   make demo-frontier   the whole reward-KL frontier, every method, on a 0.85M-parameter model
 #   make test            the whole test suite (needs no torch)
 #   make parity          live parity tests against PyTorch's models (installs torch into .venv)
-#   make faults          kill, damage, starve and stop runs, some ten minutes; prints a report
+#   make faults          kill, damage, starve and stop runs; prints a report
 #   make lint            ruff and mypy
 
 PYTHON ?= python3

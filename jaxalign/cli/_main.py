@@ -8,7 +8,7 @@ import sys
 import traceback
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
-from types import ModuleType
+from types import ModuleType, TracebackType
 from typing import Any
 
 import jaxalign
@@ -107,6 +107,7 @@ def _one_of_several() -> bool:
 def _main(arguments: list[str]) -> int:
     # Only its tokenizers are used: that it finds no PyTorch is no news.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
+    sys.excepthook = _said_once
     if not arguments or arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
@@ -225,6 +226,13 @@ def _overview() -> str:
         "        and  jaxalign sample --model runs/dpo/final --prompt 'Once upon a time'",
     ]
     return "\n".join(lines)
+
+
+def _said_once(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
+    """Python's own hook, but for what writes still under way raise into a closed loop after one of them has failed:
+    the failure itself is said in its one line."""
+    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
+        sys.__excepthook__(kind, error, traceback)
 
 
 def _complain(message: str, status: int) -> int:

@@ -34,7 +34,7 @@ def main() -> None:
         folder = options.keep or Path(temporary)
         few = max(options.kills // 4, 2)
         with Suite.opened(
-            launcher, folder / "sft", "sft", steps=20 * options.kills, save_every=10, seed=options.seed
+            launcher, folder / "sft", "sft", steps=40 * options.kills, save_every=20, seed=options.seed
         ) as sft:
             done(sft.kills(options.kills))
             if options.only_kills:
@@ -46,7 +46,7 @@ def main() -> None:
             done(sft.file_size())
             done(sft.no_permission())
             done(sft.gone())
-        with Suite.opened(launcher, folder / "dpo", "dpo", steps=20 * few, save_every=10, seed=options.seed + 1) as dpo:
+        with Suite.opened(launcher, folder / "dpo", "dpo", steps=40 * few, save_every=20, seed=options.seed + 1) as dpo:
             done(dpo.kills(few))
             done(dpo.damages(2))
     print(table(rows))

@@ -30,11 +30,11 @@ def small_disk(folder: Path, megabytes: int) -> Iterator[bool]:
 def fill(disk: Path) -> Path:
     """A file that leaves no byte free."""
     filler = disk / "filler"
-    with filler.open("wb", buffering=0) as stream, contextlib.suppress(OSError):
-        while stream.write(b"\0" * 65536):
-            pass
-        while stream.write(b"\0"):
-            pass
+    with filler.open("wb", buffering=0) as stream:
+        for size in (1 << 20, 1 << 12, 1):
+            with contextlib.suppress(OSError):
+                while stream.write(b"\0" * size):
+                    pass
     return filler
 
 

@@ -82,12 +82,12 @@ class Run:
     log: Path
     """What its processes say: standard error of all of them."""
     process: int = 0
-    stale: frozenset[int] = frozenset()
-    """Inodes of what earlier processes left half done: of metrics.jsonl, and of checkpoints not complete."""
+    said_before: int = 0
+    """Bytes of the log that earlier processes wrote."""
 
     def start(self, **limits: Any) -> None:
         flags = ["--output-dir", self.folder]
-        self.stale = frozenset(path.stat().st_ino for path in [self.metrics, *self.unfinished()] if path.exists())
+        self.said_before = self.log.stat().st_size if self.log.exists() else 0
         self.process = self.launcher.start([*self.arguments, *flags], self.log, **limits)
 
     def said(self) -> str:
@@ -126,22 +126,13 @@ class Run:
     def metrics(self) -> Path:
         return self.folder / "metrics.jsonl"
 
-    def unfinished(self) -> list[Path]:
-        """Checkpoints that are being written, or were when a process was killed."""
-        names = os.listdir(self.checkpoints) if self.checkpoints.is_dir() else []
-        return [self.checkpoints / name for name in names if "tmp" in name]
-
     def has_begun(self) -> bool:
-        """Whether this process has restored and trains: it has cut metrics.jsonl to its checkpoint, as a new file."""
-        return self.metrics.exists() and self.metrics.stat().st_ino not in self.stale
+        """Whether this process has restored and trains: it has said what its first step came to."""
+        return self.log.exists() and b"  loss " in self.log.read_bytes()[self.said_before :]
 
     def is_saving(self) -> bool:
-        """Whether this process is writing a checkpoint."""
-        for path in self.unfinished():
-            with contextlib.suppress(FileNotFoundError):
-                if path.stat().st_ino not in self.stale:
-                    return True
-        return False
+        """Whether this process is writing a checkpoint: what an earlier one left half written is gone by then."""
+        return self.has_begun() and any("tmp" in name for name in os.listdir(self.checkpoints))
 
     def last_row(self) -> int:
         """Step of the last row of metrics.jsonl, 0 if there is none."""
@@ -208,8 +199,8 @@ def kill_at_random(run: Run, source: random.Random, kills: int, steps: int) -> l
     for number in range(kills):
         before = max(run.saved(), default=0)
         run.start()
-        # So far that the kills that are left still find something to kill.
-        goal = before + source.randint(1, max(2 * (steps - before) // (kills - number + 1), 1))
+        # So near that the kills that are left still find something to kill: half of what there is for each, on average.
+        goal = before + source.randint(1, max((steps - before) // (kills - number + 1), 1))
         if number % 8 == 4:
             time.sleep(source.uniform(0, 1))
         else:

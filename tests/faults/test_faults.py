@@ -10,7 +10,7 @@ from tests.faults.scenarios import Suite
 def suite(tmp_path_factory):
     with (
         Launcher() as launcher,
-        Suite.opened(launcher, tmp_path_factory.mktemp("faults"), "sft", steps=40, save_every=4) as opened,
+        Suite.opened(launcher, tmp_path_factory.mktemp("faults"), "sft", steps=200, save_every=4) as opened,
     ):
         yield opened
 

@@ -22,15 +22,6 @@ def collected():
     gc.collect()
 
 
-def kinds(folder):
-    """One file of each kind: their places in the checkpoint, random names left out."""
-    found = {}
-    for path in sorted(path for path in folder.rglob("*") if path.is_file() and path.stat().st_size):
-        place = path.relative_to(folder)
-        found.setdefault((*place.parts[:-1], "data" if len(place.name) > 24 else place.name), path)
-    return list(found.values())
-
-
 def flip(path, source):
     content = bytearray(path.read_bytes())
     content[source.randrange(len(content))] ^= 1 << source.randrange(8)
@@ -45,14 +36,15 @@ def cut(path, source):
 def test_no_damage_to_any_file_changes_a_run(saved, tmp_path, damage):
     _, _, _, optimizer, layout = begin()
     shapes = state_shapes(make_params(), optimizer, extra=EXTRA)
-    source, noticed = random.Random(0), 0
+    source, noticed = random.Random(0), set()
     pristine = {}
     for step in (4, 6):
         only = tmp_path / f"only-{step}"
         shutil.copytree(saved[0] / str(step), only / str(step))
         with Checkpoints(only, config=CONFIG, keep=3) as checkpoints:
             pristine[step] = checkpoints.restore(shapes, layout)
-    places = [path.relative_to(saved[0]) for path in kinds(saved[0] / "6")]
+    files = [path for path in sorted((saved[0] / "6").rglob("*")) if path.is_file() and path.stat().st_size]
+    places = [path.relative_to(saved[0]) for path in files]
     assert len(places) >= 10
     for number, place in enumerate(places):
         folder = shutil.copytree(saved[0], tmp_path / str(number))
@@ -64,8 +56,11 @@ def test_no_damage_to_any_file_changes_a_run(saved, tmp_path, damage):
         for name in ("step", "position", "config", "metrics", "evaluation_due"):
             assert getattr(restored, name) == getattr(expected, name), place
         assert fingerprint(restored.state) == fingerprint(expected.state), place
-        noticed += restored.step == 4
-    assert noticed >= len(places) // 2
+        shutil.rmtree(folder)
+        if restored.step == 4:
+            noticed.add(place.parts[1])
+    # The others hold nothing that a run reads: marks of completeness, where arrays lay, when they were saved.
+    assert noticed == {"notes", "state"}
 
 
 @pytest.mark.parametrize("name", ["position", "learning_rate", "loss", "checksums"])
