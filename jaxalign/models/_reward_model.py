@@ -17,6 +17,7 @@ from jaxalign.models._decoder import Params
 from jaxalign.models._hub import local_folder
 from jaxalign.models._load import load_pretrained
 from jaxalign.models._save import save_pretrained
+from jaxalign.sharding import RULES, Rules
 
 MOMENTS = "reward.json"
 
@@ -85,7 +86,9 @@ def save_reward_model(folder: str | Path, model: RewardModel, tokenizer: Any = N
         (Path(folder) / MOMENTS).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
 
 
-def load_reward_model(folder_or_hub_id: str | Path, *, dtype: Any = None, mesh: Mesh | None = None) -> RewardModel:
+def load_reward_model(
+    folder_or_hub_id: str | Path, *, dtype: Any = None, mesh: Mesh | None = None, rules: Rules = RULES
+) -> RewardModel:
     """Read a decoder's ``...ForSequenceClassification`` folder with one label, and its ``reward.json`` if it has one.
 
     Raises:
@@ -93,7 +96,7 @@ def load_reward_model(folder_or_hub_id: str | Path, *, dtype: Any = None, mesh: 
             ``mean`` and positive ``std``.
     """
     folder = local_folder(folder_or_hub_id)
-    config, params = load_pretrained(folder, dtype=dtype, mesh=mesh)
+    config, params = load_pretrained(folder, dtype=dtype, mesh=mesh, rules=rules)
     if config.labels != 1:
         kind = f"a classifier with {config.labels} labels" if config.labels else "a language model"
         raise InputError(f"{folder_or_hub_id}: {kind}, not a reward model: that has one label")

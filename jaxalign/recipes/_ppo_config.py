@@ -95,6 +95,10 @@ class PPOFitConfig(TrainConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
+        if (self.keep_best_by or "").startswith("eval/"):
+            raise InputError(
+                f"--keep-best-by {self.keep_best_by}: PPO evaluates on nothing; name one of its own metrics"
+            )
         none = math.inf
         for name, least, most in (
             ("max_new_tokens", 1, none), ("samples_per_prompt", 1, none), ("sampling_batch", 1, none),

@@ -12,6 +12,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
+from jax.sharding import Mesh
+
 from jaxalign import data, models, sharding
 from jaxalign.data import Prompt, Truncation
 from jaxalign.errors import InputError
@@ -100,7 +102,7 @@ def run(config: PPOConfig) -> None:
     identity: dict[str, Any] = {"prompts": _name(prompts)}
     reward: TextReward | RewardModel
     if config.reward_model is not None:
-        reward = _reward_model("--reward-model", config.reward_model, tokenizer)
+        reward = _reward_model("--reward-model", config.reward_model, tokenizer, mesh, config.rules)
         identity["weights of --reward-model"] = identity_of(reward)
     else:
         assert config.reward is not None
@@ -109,7 +111,7 @@ def run(config: PPOConfig) -> None:
             identity["weights of --reward"] = known
     critic = None
     if config.critic_model is not None:
-        critic = _reward_model("--critic-model", config.critic_model, tokenizer)
+        critic = _reward_model("--critic-model", config.critic_model, tokenizer, mesh, config.rules)
         identity["weights of --critic-model"] = identity_of(critic)
     model_config, params = models.load_pretrained(config.model, mesh=mesh, rules=config.rules)
     identity["weights of --model"] = weights_name(params)
@@ -148,9 +150,9 @@ def _name(prompts: Sequence[Prompt]) -> str:
     return hashlib.sha256(json.dumps([list(map(int, prompt.tokens)) for prompt in prompts]).encode()).hexdigest()
 
 
-def _reward_model(flag: str, folder_or_hub_id: str, tokenizer: Any) -> RewardModel:
+def _reward_model(flag: str, folder_or_hub_id: str, tokenizer: Any, mesh: Mesh, rules: sharding.Rules) -> RewardModel:
     """The reward model of a folder, whose tokens must be the policy's."""
-    found = models.load_reward_model(folder_or_hub_id)
+    found = models.load_reward_model(folder_or_hub_id, mesh=mesh, rules=rules)
     if load_tokenizer(folder_or_hub_id).get_vocab() != tokenizer.get_vocab():
         raise InputError(
             f"{flag}: {folder_or_hub_id} has another tokenizer than --model; give it as --reward, which rates texts"

@@ -123,7 +123,9 @@ def _join_detected(timeout: float) -> None:
             return
         if launcher.missing:
             raise InputError(f"{_started(launcher)}; {launcher.missing} {ALONE}")
-    elif "KUBERNETES_SERVICE_HOST" in os.environ:  # a pod that is no part of an indexed job; JAX would ask for its job
+    elif (
+        "KUBERNETES_SERVICE_HOST" in os.environ and "JAX_COORDINATOR_ADDRESS" not in os.environ
+    ):  # a pod that is no part of an indexed job; JAX would ask for its job
         logger.debug("a single pod")
         return
     name = launcher.name if launcher else "TPU VM"

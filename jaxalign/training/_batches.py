@@ -106,10 +106,18 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
     shards = data_shards(mesh)
     index, count = row_share(mesh)
     share = shards // count
+
+    def is_global(leaf: Any) -> bool:
+        return isinstance(leaf, jax.Array) and not leaf.is_fully_addressable
+
+    def whole(leaf: Any) -> tuple[int, ...]:
+        return leaf.shape if is_global(leaf) else (leaf.shape[0] * count, *leaf.shape[1:])
+
+    check_rows(jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(whole(leaf), leaf.dtype), batch), mesh)
     order = row_order(mesh)[index * share : (index + 1) * share]
 
     def place(leaf: Any, sharding: NamedSharding) -> jax.Array:
-        if isinstance(leaf, jax.Array) and not leaf.is_fully_addressable:
+        if is_global(leaf):
             return jax.device_put(leaf, sharding)
         rows = leaf.shape[0] // share  # of a shard
 
@@ -118,7 +126,7 @@ def put_batch(batch: Any, mesh: Mesh) -> Any:
             local = order.index((places[0].start or 0) // rows)
             return leaf[(slice(local * rows, (local + 1) * rows), *places[1:])]
 
-        return jax.make_array_from_callback((leaf.shape[0] * count, *leaf.shape[1:]), sharding, block)
+        return jax.make_array_from_callback(whole(leaf), sharding, block)
 
     if isinstance(shardings, NamedSharding):
         return jax.tree.map(lambda leaf: place(leaf, shardings), batch)

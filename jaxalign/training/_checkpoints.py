@@ -3,6 +3,7 @@
 import dataclasses
 import errno
 import hashlib
+import itertools
 import json
 import logging
 import os
@@ -154,9 +155,11 @@ class Checkpoints:
         for step in reversed(self.steps()):
             try:
                 restored = self._read(step, target)
-            except InputError:
+            except (InputError, MemoryError):
                 raise
             except Exception as error:  # whatever a reader of damaged files may raise
+                if _passing(error):
+                    raise
                 logger.warning(
                     "%s: checkpoint %d is damaged, trying the one before: %s", self.directory, step, _line(error)
                 )
@@ -198,7 +201,9 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for step in steps:
-                (self.directory / str(step)).rename(self.directory / f"damaged-{step}")
+                names = (f"damaged-{step}{again}" for again in ("", *(f"-{number}" for number in itertools.count(2))))
+                free = next(name for name in names if not (self.directory / name).exists())
+                (self.directory / str(step)).rename(self.directory / free)
         if jax.process_count() > 1:
             from jax.experimental import multihost_utils
 
@@ -293,6 +298,12 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
         else:
             flat[prefix + name] = value
     return flat
+
+
+def _passing(error: Exception) -> bool:
+    """Whether what failed is the machine, not the files: another try may read them."""
+    errnos = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ESTALE)
+    return "RESOURCE_EXHAUSTED" in str(error) or (isinstance(error, OSError) and error.errno in errnos)
 
 
 def _kinds(tree: Any) -> dict[str, str]:

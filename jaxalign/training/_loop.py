@@ -178,6 +178,8 @@ def run_loop(
                 writer.write(index, evaluated)
             if checkpoints:
                 checkpoints.retention.check(evaluated)
+                if due:  # cut off by a signal before: its checkpoint is there without it
+                    checkpoints.retention.offer(index, evaluated)
             clock += time.monotonic() - begin
         due = False
 
@@ -188,7 +190,9 @@ def run_loop(
                 yield batch, placed, {}
             return
         while index < max_steps:
-            watch.wait_for(f"the batch of step {index + 1} to be made", slow=index == first)
+            watch.wait_for(
+                f"the batch of step {index + 1} to be made", slow=True
+            )  # a rollout may compile for prompts of another length
             batch, described = batches(state, position)
             yield batch, put_batch(batch, step.mesh), described
 
@@ -236,7 +240,7 @@ def run_loop(
                     break
                 saves = checkpoints is not None and save_every > 0 and index % save_every == 0
                 due = evaluate is not None and evaluate_every > 0 and index % evaluate_every == 0
-                interrupted = stop.reached(index)
+                interrupted = stop.reached()
                 if interrupted:
                     break
                 if pending and (saves or due):
@@ -258,6 +262,8 @@ def run_loop(
                 watch.wait_for("the last checkpoint to be written", slow=True)
                 checkpoints.wait()
         except BaseException as error:
+            if isinstance(error, KeyboardInterrupt):  # asked for twice: nothing is waited for
+                raise
             if pending and not isinstance(error, TrainingError):  # a broken batch must not lose the row before it
                 write(pending)
             if checkpoints:

@@ -35,6 +35,7 @@ class Retention:
             raise InputError(f"--keep-checkpoints {newest}: at least one checkpoint must stay")
         self.newest, self.every, self.best = newest, every, best
         self._values: dict[int, float] = {}
+        self._seen = False
 
     def policy(self) -> Any:
         """The same as Orbax takes it."""
@@ -77,7 +78,8 @@ class Retention:
         Raises:
             InputError: it names those that are there.
         """
-        if self.best is None or self.best in values:
+        self._seen = self._seen or self.best in values
+        if self.best is None or self._seen:  # a step may lack a metric that others have
             return
         evaluated = any(name.startswith("eval/") for name in values)
         if values and self.best.startswith("eval/") == evaluated:

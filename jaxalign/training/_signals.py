@@ -1,5 +1,6 @@
 """SIGTERM and SIGINT as a wish that a loop can ask about between steps."""
 
+import itertools
 import signal
 import threading
 from collections.abc import Callable
@@ -7,6 +8,10 @@ from types import FrameType, TracebackType
 from typing import Any, Self
 
 import jax
+
+# JAX's service agrees on a number above all that processes have asked about, and compares for equality: so it is asked
+# about 1, 2, 3 ... whatever step a run begins at, and however many loops one process runs.
+_QUESTIONS = itertools.count(1)
 
 
 class StopRequest:
@@ -35,13 +40,13 @@ class StopRequest:
     ) -> None:
         self._restore()
 
-    def reached(self, step: int) -> bool:
-        """Return whether to stop after this step; on several processes, the same answer on all."""
+    def reached(self) -> bool:
+        """Return whether to stop now; asked after every step, on several processes the same answer on all."""
         if jax.process_count() == 1:
             return self._flag
         from jax.experimental import multihost_utils
 
-        reached = multihost_utils.reached_preemption_sync_point(step)
+        reached = multihost_utils.reached_preemption_sync_point(next(_QUESTIONS))
         if reached:
             self._asked()
         return reached

@@ -28,11 +28,13 @@ def shell(tmp_path):
     """Run a script; returns what ``jaxalign``, ``gcloud`` and ``srun`` were called with."""
     log = tmp_path / "calls"
     program = f"""#!{sys.executable}
-import json, pathlib, subprocess, sys
+import json, os, pathlib, subprocess, sys
 with open({str(log)!r}, "a") as log:
     log.write(json.dumps([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]) + "\\n")
 if sys.argv[0].endswith("srun"):
     subprocess.run(sys.argv[2:], check=True)
+if sys.argv[0].endswith("jaxalign") and "STOPPED" not in os.environ:
+    pathlib.Path("{GIVEN["OUTPUT_DIR"]}", "final").mkdir(parents=True, exist_ok=True)
 """
     for name in ("jaxalign", "gcloud", "srun"):
         path = tmp_path / "bin" / name
@@ -123,6 +125,8 @@ def test_gke(shell, monkeypatch):
     assert values.keys() == GIVEN.keys()
     assert all(any(value.startswith(mount) for mount in mounts) for value in values.values())
     assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    with pytest.raises(subprocess.CalledProcessError):  # a run that a signal stopped has not completed the job
+        shell(*container["command"], STOPPED="1")
     config_of(shell(*container["command"])[0])
     # What GKE then sets in the third pod.
     name = f"{job['metadata']['name']}-{replicated['name']}-0"
