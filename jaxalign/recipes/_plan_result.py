@@ -62,6 +62,8 @@ class Plan:
     """The plan with them."""
     devices_needed: int | None = None
     """Where no flags make it fit: chips that would, with ``change``."""
+    failed: tuple[str, ...] = ()
+    """Changes (with their number of chips) of which it is not known whether they fit: the compiler's process died."""
 
     @property
     def step_seconds(self) -> float:

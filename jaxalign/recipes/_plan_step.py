@@ -106,10 +106,12 @@ def _lower_fit(
 ) -> PlannedStep:
     example = _example(config, model.config, row_tokens, row_targets)
     check_fit(model.config, [example])
-    batch = _rows(_batch(example, config), config.batch_size)
+    pieces = sharding.length_shards(mesh)
+    batch = _rows(_batch(example, config, pieces), config.batch_size)
     if isinstance(config, HindsightConfig) and config.pretraining_dataset is not None:
         window = _sequence(config.pretraining_length or config.max_length)
-        text = data.make_batches([window], batch_size=1, pack=True, max_length=window.count("token"))[0]
+        length = window.count("token")
+        text = data.make_batches([window], batch_size=1, pack=True, max_length=length, pieces=pieces)[0]
         batch = batch.replace(pretraining=_rows(text, config.pretraining_batch_size))
     held: dict[str, Any] = {}
 
@@ -136,7 +138,7 @@ def _lower_fit(
         mesh=mesh,
         arguments=_of_state(state, program.layout)
         | {"reference": frozen_bytes["reference"] + _moving(state, program.layout)}
-        | {"frozen": frozen_bytes["base"], "batch": _bytes(batch, sharding.batch_sharding(mesh))},
+        | {"frozen": frozen_bytes["base"], "batch": _bytes(batch, training.batch_shardings(batch, mesh))},
         resident={},
         gradients=_gradients(state.params, held["layout"], config.accumulation),
         trainable=_numbers(trainable),
@@ -160,7 +162,7 @@ def _lower_ppo(
 ) -> PlannedStep:
     response = row_targets or config.max_new_tokens
     prompt = row_tokens - response if row_tokens else getattr(config, "max_prompt_length", 512)
-    batch = _rows(_rollout(prompt, response), config.batch_size)
+    batch = _rows(_rollout(prompt, response, sharding.length_shards(mesh)), config.batch_size)
     held: dict[str, Any] = {}
 
     def build(params: Params, reward_params: Params, critic_params: Params) -> Any:
@@ -180,14 +182,14 @@ def _lower_ppo(
     given = {name: frozen[name] for name in program.frozen_layout}
     beside = {"reference": _bytes(frozen["reference"], held["policy"].trainable_layout) if frozen["reference"] else 0}
     if reward is not None:
-        layout = sharding.tree_shardings(models.logical_axes(reward.config), frozen["reward"], mesh)
+        layout = sharding.tree_shardings(models.logical_axes(reward.config), frozen["reward"], mesh, config.rules)
         beside["reward model"] = _bytes(frozen["reward"], layout)
     return PlannedStep(
         lowered=program.step.lower(state, given, batch),
         mesh=mesh,
         arguments=_of_state(state, program.layout)
         | {"reference": 0, "frozen": sum(_bytes(given[name], program.frozen_layout[name]) for name in given)}
-        | {"batch": _bytes(batch, sharding.batch_sharding(mesh))},
+        | {"batch": _bytes(batch, training.batch_shardings(batch, mesh))},
         resident=beside,
         gradients=_gradients(state.params, held["layout"], config.accumulation),
         trainable=_numbers(trainable),
@@ -253,11 +255,11 @@ def _sequence(tokens: int, targets: int | None = None) -> Example:
     return data.answers_example([], [words], supervised=[supervised], branched=False)
 
 
-def _batch(example: Example, config: RunConfig) -> Batch:
-    return data.make_batches([example], batch_size=1, layout=config.pair_layout)[0]
+def _batch(example: Example, config: RunConfig, pieces: int) -> Batch:
+    return data.make_batches([example], batch_size=1, layout=config.pair_layout, pieces=pieces)[0]
 
 
-def _rollout(prompt: int, response: int) -> Batch:
+def _rollout(prompt: int, response: int, pieces: int = 1) -> Batch:
     def numbers(dtype: Any = np.float32) -> np.ndarray:
         return np.zeros((1, response), dtype)
 
@@ -267,6 +269,7 @@ def _rollout(prompt: int, response: int) -> Batch:
         np.ones((1, response), bool),
         prompt_width=prompt,
         record_ids=[0],
+        pieces=pieces,
         old_log_probs=numbers(),
         old_values=numbers(),
         reference_log_probs=numbers(),

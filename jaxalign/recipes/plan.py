@@ -10,7 +10,7 @@ holds is XLA's answer for a CPU; for another chip an estimate (``_plan_memory``)
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxalign.errors import InputError
@@ -79,6 +79,8 @@ class _Planner:
     workers: Workers
     row_tokens: int | None
     row_targets: int | None
+    failed: list[str] = field(default_factory=list)
+    """Changes at which the compiler's process died."""
 
     def __post_init__(self) -> None:
         self.recipe = next((name for name, kind in RECIPES.items() if type(self.config) is kind), "")
@@ -137,7 +139,7 @@ class _Planner:
         tried: dict[str, Plan | None] = {}
 
         def attempt(change: Change, count: int) -> Plan | None:
-            """The plan if it fits; None also where the run would refuse it."""
+            """The plan if it fits; None also where the run would refuse it, or the process that compiles it dies."""
             key = f"{sorted(change.items())} {count}"
             if key not in tried:
                 try:
@@ -145,17 +147,23 @@ class _Planner:
                     tried[key] = found if found.fits else None
                 except InputError:
                     tried[key] = None
+                except RuntimeError:  # out of this machine's memory, mostly; the plan that was asked for stands
+                    tried[key] = None
+                    self.failed.append(f"{' '.join(flags_of(change))} on {count}")
             return tried[key]
 
         count = self.devices.count
         same_method = [change for change in options if "lora_rank" not in change]
+        adapters = [change for change in options if "lora_rank" in change]
         on_one_axis = [change for change in same_method if "tensor" not in change.get("mesh", "")]
-        # One change; several; with a tensor axis, which leaves fewer shards to the rows; an adapter.
+        # One change; several; with a tensor axis, which leaves fewer shards to the rows; last an adapter, alone, then
+        # with all others.
         candidates = [
-            *options,
+            *same_method,
             *growing(on_one_axis, self.config),
             *growing(same_method, self.config),
-            *list(growing([one for one in options if one in on_one_axis or "lora_rank" in one], self.config))[-1:],
+            *adapters,
+            *(list(growing([*on_one_axis, *adapters], self.config))[-1:] if adapters else ()),
         ]
         chosen = next(
             (change for change in candidates if self._could_do(asked, change) and attempt(change, count)), None
@@ -166,12 +174,7 @@ class _Planner:
                 chosen = fewer
         if chosen is not None:
             chosen = smaller_accumulation(self.config, chosen, lambda change: attempt(change, count) is not None)
-            return dataclasses.replace(
-                asked,
-                change=flags_of(chosen),
-                changed=attempt(chosen, count),
-                seconds_taken=asked.seconds_taken + time.monotonic() - started,
-            )
+            return self._answer(asked, started, change=flags_of(chosen), changed=attempt(chosen, count))
         return self._more_devices(asked, same_method, started, attempt)
 
     def _could_do(self, asked: Plan, change: Change) -> bool:
@@ -196,17 +199,17 @@ class _Planner:
         changes = [change for change in options if "mesh" not in change and "accumulation" not in change]
         change = ([{}, *growing(changes, self.config)])[-1]
         count = self.devices.count
+        parts = self.config.accumulation * getattr(self.config, "minibatches", 1)
         while count < MOST_DEVICES:
             count *= 2
-            rows = -(-self.config.batch_size // count) * count
+            rows = -(-self.config.batch_size // (count * parts)) * count * parts
             wider = {**change, **({"batch_size": rows} if rows != self.config.batch_size else {}), "mesh": ""}
             if found := attempt(wider, count):
                 shown = {name: value for name, value in wider.items() if name != "mesh"}
-                return dataclasses.replace(
-                    asked,
-                    change=flags_of(shown),
-                    changed=found,
-                    devices_needed=count,
-                    seconds_taken=asked.seconds_taken + time.monotonic() - started,
-                )
-        return dataclasses.replace(asked, seconds_taken=asked.seconds_taken + time.monotonic() - started)
+                return self._answer(asked, started, change=flags_of(shown), changed=found, devices_needed=count)
+        return self._answer(asked, started)
+
+    def _answer(self, asked: Plan, started: float, **found: Any) -> Plan:
+        """The plan that was asked for, with what was found."""
+        taken = asked.seconds_taken + time.monotonic() - started
+        return dataclasses.replace(asked, **found, failed=tuple(self.failed), seconds_taken=taken)

@@ -282,6 +282,66 @@ def test_what_nothing_makes_fit_says_how_many_devices_would(folder, workers, mon
     assert "--batch-size 8" in found.change
 
 
+def only_where(asked, planner, monkeypatch, fits):
+    """The suggestion of a planner whose changes fit, fail or die as ``fits(change, count)`` says; what it tried."""
+    tried = []
+
+    def answer(change, count):
+        tried.append(change)
+        return dataclasses.replace(asked, fits=fits(change, count))
+
+    monkeypatch.setattr(planner, "plan", answer)
+    return planner.suggest(asked), tried
+
+
+def test_more_devices_get_rows_that_divide_into_micro_batches_too(folder, workers, monkeypatch, planned):
+    config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8, accumulation=4)
+    planner = _Planner(config, Slice(Chip("cpu", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 2), workers, None, None)
+    found, _ = only_where(
+        planned(SFTConfig, 2), planner, monkeypatch, lambda change, count: change.get("batch_size") == 4 * count
+    )
+    assert found.devices_needed == 4
+    assert "--batch-size 16" in found.change
+
+
+def test_an_adapter_is_tried_after_all_that_leaves_the_method_alone(folder, workers, monkeypatch, planned):
+    config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8)
+    asked = planned(SFTConfig, 2)
+    chip = dataclasses.replace(parse_devices("cpu").chip, memory=asked.total)  # any change could do
+    planner = _Planner(config, Slice(chip, 2), workers, None, None)
+    _, tried = only_where(dataclasses.replace(asked, fits=False), planner, monkeypatch, lambda change, count: False)
+    here = [change for change in tried if change.get("mesh") != ""]
+    first = next(place for place, change in enumerate(here) if "lora_rank" in change)
+    assert first > 8
+    assert all("lora_rank" in change for change in here[first:] if "batch_size" not in change)
+
+
+def test_a_change_at_which_the_compiler_dies_is_named_and_the_plan_stands(folder, workers, monkeypatch, planned):
+    config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8)
+    asked = planned(SFTConfig, 2)
+    planner = _Planner(
+        config, Slice(dataclasses.replace(parse_devices("cpu").chip, memory=asked.total), 2), workers, None, None
+    )
+
+    def fits(change, count):
+        if change == {"remat": "dots"}:
+            raise RuntimeError("the process that compiles the plan died")
+        return change == {"remat": "full"}
+
+    found, _ = only_where(dataclasses.replace(asked, fits=False), planner, monkeypatch, fits)
+    assert found.change == ("--remat full",)
+    assert found.failed == ("--remat dots on 2",)
+    assert found.memory == asked.memory
+
+
+def test_a_sequence_axis_pads_rows_and_divides_them(planned):
+    found = planned(SFTConfig, 3, mesh="fsdp=1,sequence=3", batch_size=3)
+    assert found.row_tokens % 3 == 0
+    assert found.row_tokens >= LENGTH
+    whole = planned(SFTConfig, 1, batch_size=3)
+    assert found.memory["batch"] < whole.memory["batch"] / 2
+
+
 @pytest.mark.parametrize(
     ("settings", "flag"),
     [({"batch_size": 7}, "--batch-size"), ({"max_length": 128}, "--max-length"), ({"mesh": "fsdp=3"}, "--mesh")],
