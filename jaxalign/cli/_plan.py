@@ -209,6 +209,7 @@ WHAT = {
     "parameters": "what trains",
     "reference": "the reference's own",
     "reward model": "rates rollouts",
+    "best so far": "the model that is kept, by --eval-dataset",
     "frozen": "what does not train, shared by policy and reference",
     "optimizer": "moments",
     "gradients": "one, whole, at the peak",

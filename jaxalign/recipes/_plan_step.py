@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxalign import data, models, sharding, training
 from jaxalign.data import Batch, Example
+from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes._actor_critic import make_actor_critic
 from jaxalign.recipes._config import RunConfig, TrainConfig
@@ -55,7 +56,8 @@ class PlannedStep:
     arguments: Bytes
     """Bytes a device of what the step is given, by category."""
     resident: Bytes
-    """Bytes a device of what lies beside the step and is not given to it (PPO: reference and reward)."""
+    """Bytes a device of what lies beside the step and is not given to it (PPO: reference and reward; reward models: the
+    best so far)."""
     gradients: int
     """Bytes a device of one gradient."""
     trainable: int
@@ -78,6 +80,7 @@ def lower_step(
     *,
     reward: PlannedModel | None = None,
     critic: PlannedModel | None = None,
+    rater: str | None = None,
     row_tokens: int | None = None,
     row_targets: int | None = None,
 ) -> PlannedStep:
@@ -87,6 +90,7 @@ def lower_step(
       config: an ``SFTConfig``, ``DPOConfig``, ``RewardModelConfig``, ``HindsightConfig`` or ``PPOConfig``.
       model: the model that trains.
       reward, critic: PPO's, where they are models of their own.
+      rater: folder or hub id of a classifier that rates PPO's texts.
       row_tokens, row_targets: of a row; None = the longest that the config's limits allow.
 
     Raises:
@@ -96,7 +100,7 @@ def lower_step(
     own = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
     model = replace(model, config=own)
     if isinstance(config, PPOFitConfig):
-        return _lower_ppo(config, model, mesh, reward, critic, row_tokens, row_targets)
+        return _lower_ppo(config, model, mesh, reward, critic, rater, row_tokens, row_targets)
     assert isinstance(config, RunConfig)
     return _lower_fit(config, model, mesh, row_tokens, row_targets)
 
@@ -132,6 +136,7 @@ def _lower_fit(
     trainable, frozen, extra = jax.eval_shape(build, model.shapes())
     program: Program = held["program"]
     state = training.state_shapes(trainable, program.optimizer, dtype=config.parameter_dtype, extra=extra)
+    keeps_best = isinstance(config, RewardModelConfig) and config.eval_dataset is not None
     frozen_bytes = {name: _bytes(frozen[name], program.frozen_layout[name]) for name in frozen}
     return PlannedStep(
         lowered=program.step.lower(state, frozen, batch),
@@ -139,7 +144,7 @@ def _lower_fit(
         arguments=_of_state(state, program.layout)
         | {"reference": frozen_bytes["reference"] + _moving(state, program.layout)}
         | {"frozen": frozen_bytes["base"], "batch": _bytes(batch, training.batch_shardings(batch, mesh))},
-        resident={},
+        resident={"best": _bytes(state.params, program.layout.params)} if keeps_best else {},
         gradients=_gradients(state.params, held["layout"], config.accumulation),
         trainable=_numbers(trainable),
         parameters=_numbers(model.shapes()),
@@ -157,6 +162,7 @@ def _lower_ppo(
     mesh: Mesh,
     reward: PlannedModel | None,
     critic: PlannedModel | None,
+    rater: str | None,
     row_tokens: int | None,
     row_targets: int | None,
 ) -> PlannedStep:
@@ -184,6 +190,8 @@ def _lower_ppo(
     if reward is not None:
         layout = sharding.tree_shardings(models.logical_axes(reward.config), frozen["reward"], mesh, config.rules)
         beside["reward model"] = _bytes(frozen["reward"], layout)
+    if rater is not None:  # whole, in float32, on one device: the fullest
+        beside["reward model"] = 4 * _rater_size(rater)
     return PlannedStep(
         lowered=program.step.lower(state, given, batch),
         mesh=mesh,
@@ -200,6 +208,13 @@ def _lower_ppo(
         branched=batch.branched,
         unknown_trips=config.ppo_epochs * config.minibatches,
     )
+
+
+def _rater_size(folder: str) -> int:
+    try:
+        return models.classifier_size(folder)
+    except InputError as error:
+        raise InputError(f"--reward: {error}") from error
 
 
 def _objective(model_config: ModelConfig, config: RunConfig) -> Objective:

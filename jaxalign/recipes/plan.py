@@ -1,11 +1,11 @@
 """Will it fit, and how fast, before a run: its real train step, compiled for devices that are not there.
 
     memory a device = what the step is given + the peak of what its program holds beside
-    time of a step >= max(FLOPs / peak, bytes / memory bandwidth, bytes / network bandwidth)
+    time of a step ~ max(FLOPs / peak, bytes / memory bandwidth, bytes / network bandwidth)
 
 Nothing is loaded and no parameter is made: the step that ``fit`` would run is lowered for shapes and compiled by XLA in
 a process that sees as many (virtual) devices as the run would have. What the step is given is exact. What its program
-holds is XLA's answer for a CPU; for another chip an estimate (``_plan_memory``). Times are bounds that peaks allow.
+holds is XLA's answer for a CPU; for another chip an estimate (``_plan_memory``). Times are what peaks allow.
 """
 
 import dataclasses
@@ -22,6 +22,7 @@ from jaxalign.recipes._plan_models import NAMED, model_dtype, read_model
 from jaxalign.recipes._plan_process import Workers
 from jaxalign.recipes._plan_result import Network, Plan, make_plan
 from jaxalign.recipes._plan_worker import encode
+from jaxalign.recipes._raters import folder_of
 from jaxalign.recipes.dpo import DPOConfig
 from jaxalign.recipes.hindsight import HindsightConfig
 from jaxalign.recipes.ppo import PPOConfig
@@ -101,6 +102,8 @@ class _Planner:
         names = {"model": getattr(self.config, "model"), "reward": None, "critic": None}  # noqa: B009
         if isinstance(self.config, PPOConfig):
             names |= {"reward": self.config.reward_model, "critic": self.config.critic_model}
+        rater = self.config.reward if isinstance(self.config, PPOConfig) else None
+        self.rater = None if rater is None else folder_of(rater)
         flags = {"model": "--model", "reward": "--reward-model", "critic": "--critic-model"}
         self.models = {
             part: None if name is None else {"name": name, "fields": read_model(name, flag=flags[part])}
@@ -117,6 +120,7 @@ class _Planner:
             "recipe": self.recipe,
             "config": encode(config),
             **self.models,
+            "rater": self.rater,
             "row_tokens": self.row_tokens,
             "row_targets": self.row_targets,
             "for_this_machine": self.devices.is_this_machine,

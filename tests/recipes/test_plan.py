@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxalign import recipes, sharding, training
+from jaxalign import models, recipes, sharding, training
 from jaxalign.errors import InputError
 from jaxalign.recipes import DPOConfig, HindsightConfig, PPOConfig, RewardModelConfig, SFTConfig
 from jaxalign.recipes import _fit as fit_module
@@ -55,7 +55,8 @@ def planned(folder, workers):
     made = {}
 
     def make(kind, count=1, **settings):
-        config = kind(**{**UNREAD, "model": str(folder), "max_length": LENGTH, "batch_size": 8, **settings})
+        length = {} if kind is PPOConfig else {"max_length": LENGTH}
+        config = kind(**{**UNREAD, "model": str(folder), **length, "batch_size": 8, **settings})
         if (key := f"{config} {count}") not in made:
             planner = _Planner(config, parse_devices(f"{count}xcpu"), workers, None, None)
             made[key] = planner.plan({}, count)
@@ -179,6 +180,23 @@ def test_an_adapter_trains_and_the_base_is_the_reference(planned):
     assert found.memory["parameters"] == found.memory["gradients"] == 4 * adapter
     assert found.memory["frozen"] == 4 * count
     assert found.memory["reference"] == 0
+
+
+def test_the_best_so_far_lies_beside_a_reward_model_that_is_evaluated(planned):
+    found = planned(RewardModelConfig, eval_dataset="e", eval_every=2)
+    assert found.memory["best so far"] == found.memory["parameters"] > 0
+    assert "best so far" not in planned(RewardModelConfig).memory
+
+
+def test_a_classifier_that_rates_lies_beside_the_update(folder, planned, tmp_path):
+    config, params = models.add_score_head(toy.SHAPES["llama"], toy.params("llama"), jax.random.key(0))
+    models.save_reward_model(tmp_path, models.RewardModel(config, params), toy.tokenizer())
+    rated = planned(PPOConfig, reward=str(tmp_path), max_prompt_length=8, max_new_tokens=8)
+    assert rated.memory["reward model"] == 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    by_function = planned(PPOConfig, reward="a:b", max_prompt_length=8, max_new_tokens=8)
+    assert "reward model" not in by_function.memory
+    with pytest.raises(InputError, match=r"^--reward: .*score head"):
+        planned(PPOConfig, reward=str(folder), max_prompt_length=8, max_new_tokens=8)
 
 
 def forward_flops(shape, rows, tokens, scored):
