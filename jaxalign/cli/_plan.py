@@ -109,9 +109,11 @@ def show(plan: "Plan", console: "Console", *, dtype: str = "", suggested: bool =
     _page(plan, console, dtype)
     if plan.fits:
         return
+    if plan.failed:
+        console.print(f"[yellow]Not known, as the process that compiles died: {'; '.join(plan.failed)}[/]")
     if plan.changed is None:
         if suggested:
-            console.print("[bold red]No change that is known here makes it fit, on any number of chips.[/]")
+            console.print("[bold red]No change that was tried makes it fit, on this or a larger number of chips.[/]")
         return
     if plan.devices_needed is not None:
         console.print(
@@ -207,6 +209,7 @@ WHAT = {
     "parameters": "what trains",
     "reference": "the reference's own",
     "reward model": "rates rollouts",
+    "best so far": "the model that is kept, by --eval-dataset",
     "frozen": "what does not train, shared by policy and reference",
     "optimizer": "moments",
     "gradients": "one, whole, at the peak",

@@ -9,7 +9,7 @@ from jaxalign.models._attention import visibility
 from jaxalign.models._axes import PARAMETER_AXES, logical_axes
 from jaxalign.models._block import Block
 from jaxalign.models._cache import Cache, init_cache
-from jaxalign.models._classifier import Labels, classify, load_classifier, load_labels
+from jaxalign.models._classifier import Labels, classifier_size, classify, load_classifier, load_labels
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._decode import extend, unstack
 from jaxalign.models._decoder import apply, init, logits, score, trunk, unembed, unembedding
@@ -39,6 +39,7 @@ __all__ = [
     "TokenizerFiles",
     "add_score_head",
     "apply",
+    "classifier_size",
     "classify",
     "combine",
     "config_of_fields",

@@ -1,6 +1,7 @@
 """Any text classifier of a Hugging Face folder: an encoder with a head, or a decoder with a score head."""
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import jax.numpy as jnp
 from jaxalign.errors import InputError
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._config_file import read_fields
-from jaxalign.models._decoder import Params, apply, score
+from jaxalign.models._decoder import Params, apply, init, score
 from jaxalign.models._hub import local_folder
 from jaxalign.models._load import load_config, load_pretrained
 from jaxalign.models._take import take_tokens
@@ -53,6 +54,23 @@ def load_classifier(
         return load_encoder(family, folder, fields, len(_read_labels(folder, fields).names), dtype)
     _require_score_head(folder)
     return load_pretrained(folder, dtype=dtype)
+
+
+def classifier_size(folder_or_hub_id: str | Path) -> int:
+    """Numbers of the parameters that ``load_classifier`` would read, from config.json alone. Raises ``InputError``."""
+    folder = local_folder(folder_or_hub_id, weights=False)
+    fields = _read_fields(folder)
+    if fields["model_type"] in ENCODERS:
+        labels = len(_read_labels(folder, fields).names)
+        family = ENCODERS[fields["model_type"]]
+        encoder = family.read_config(fields, str(folder / "config.json"), labels)
+        return sum(
+            math.prod(weight.shape) * (encoder.layers if weight.per_layer else 1) for weight in family.weights(encoder)
+        )
+    _require_score_head(folder)
+    config = load_config(folder)
+    shapes = jax.eval_shape(lambda: init(config, jax.random.key(0)))
+    return sum(math.prod(leaf.shape) for leaf in jax.tree.leaves(shapes))
 
 
 def load_labels(folder_or_hub_id: str | Path) -> Labels:

@@ -40,9 +40,6 @@ def changes_of(config: TrainConfig, *, mesh: Mapping[str, int], has_frozen: bool
     most = config.batch_size // shards // getattr(config, "minibatches", 1)
     if most > config.accumulation:
         found.append({"accumulation": most})
-    devices = 1
-    for size in mesh.values():
-        devices *= size
     if mesh.get("data", 1) > 1:
         found.append({"mesh": _mesh(mesh, data=1, fsdp=shards)})
     if getattr(config, "reference_log_probs", None) == "in_step":
@@ -51,9 +48,9 @@ def changes_of(config: TrainConfig, *, mesh: Mapping[str, int], has_frozen: bool
         found.append({"dtype": "bfloat16"})
     if config.frozen_dtype is None and has_frozen and model_dtype != "bfloat16":
         found.append({"dtype": "bfloat16", "frozen_dtype": "bfloat16"})
-    ways = min(8, devices)
-    if mesh.get("tensor", 1) == 1 and ways > 1 and devices % ways == 0:
-        found.append({"mesh": _mesh(mesh, data=1, fsdp=devices // ways, tensor=ways)})
+    ways = min(8, shards)
+    if mesh.get("tensor", 1) == 1 and ways > 1 and shards % ways == 0:
+        found.append({"mesh": _mesh(mesh, data=1, fsdp=shards // ways, tensor=ways)})
     if config.optimizer.state_dtype == "float32":
         found.append({"state_dtype": "bfloat16"})
     if config.parameter_dtype == "float32":

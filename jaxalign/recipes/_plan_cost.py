@@ -24,7 +24,8 @@ class Traffic:
     members: int
     """Devices of a group."""
     span: int
-    """Of device numbers, from a group's first to its last: whether a group stays within a machine."""
+    """The least power of two n such that every group lies within device numbers [k n, (k + 1) n): whether all stay
+    within machines of n. A group 6 ... 11 is of two machines of 8, hence 16."""
     bytes: float
     count: float
     """Collectives in a step."""
@@ -103,7 +104,7 @@ def _count_collective(
     axes = _axes(groups, mesh)
     key = (kind, axes, members)
     old = cost.traffic.get(key)
-    span = int((groups.max(axis=1) - groups.min(axis=1)).max()) + 1
+    span = 1 << int((groups.max(axis=1) ^ groups.min(axis=1)).max()).bit_length()
     cost.traffic[key] = Traffic(
         kind,
         axes,

@@ -29,6 +29,7 @@ def lengths_of_data(config: FolderConfig) -> tuple[int, int]:
         prompt = max(len(prompt.tokens) for prompt in found)
         return prompt + config.max_new_tokens, config.max_new_tokens
     assert isinstance(config, RunConfig)
+    # The step pads its rows to the pieces of its mesh, whose devices are not here.
     shape = data.make_batches(
         found.examples,
         batch_size=1,

@@ -1,5 +1,6 @@
 """Processes that compile for devices that are not there, asked from here."""
 
+import contextlib
 import json
 import os
 import subprocess
@@ -43,6 +44,7 @@ class Workers:
         except BrokenPipeError:
             line = ""
         if not line:
+            self.close()  # so that the next question starts another
             self._said.seek(0)
             raise RuntimeError(f"the process that compiles the plan died: {self._said.read()[-2000:]}")
         answer: dict[str, Any] = json.loads(line)
@@ -74,7 +76,8 @@ class Workers:
         if self._process is not None:
             assert self._process.stdin is not None
             assert self._process.stdout is not None
-            self._process.stdin.close()
+            with contextlib.suppress(BrokenPipeError):  # what a dead process has not read
+                self._process.stdin.close()
             self._process.kill()
             self._process.wait()
             self._process.stdout.close()

@@ -62,6 +62,8 @@ class Plan:
     """The plan with them."""
     devices_needed: int | None = None
     """Where no flags make it fit: chips that would, with ``change``."""
+    failed: tuple[str, ...] = ()
+    """Changes (with their number of chips) of which it is not known whether they fit: the compiler's process died."""
 
     @property
     def step_seconds(self) -> float:
@@ -128,6 +130,7 @@ def make_plan(
         "parameters": given["parameters"],
         "reference": given["reference"] + beside.get("reference", 0),
         "reward model": beside.get("reward model", 0),
+        "best so far": beside.get("best", 0),
         "frozen": given["frozen"],
         "optimizer": given["optimizer"],
         "gradients": gradients,
@@ -135,8 +138,9 @@ def make_plan(
         "temporary": measured["peak"] - kept - gradients,
         "batch": given["batch"] + given["counters"] + measured["results"],
     }
-    if not memory["reward model"]:
-        del memory["reward model"]
+    for name in ("reward model", "best so far"):
+        if not memory[name]:
+            del memory[name]
     total = sum(memory.values())
     by_axes: dict[tuple[str, ...], dict[str, float]] = {}
     seconds: dict[tuple[str, ...], float] = {}

@@ -10,6 +10,7 @@ from jax.sharding import Mesh
 
 from jaxalign import data, models, sharding, training
 from jaxalign.data import Batch, Example
+from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes._actor_critic import make_actor_critic
 from jaxalign.recipes._config import RunConfig, TrainConfig
@@ -55,7 +56,8 @@ class PlannedStep:
     arguments: Bytes
     """Bytes a device of what the step is given, by category."""
     resident: Bytes
-    """Bytes a device of what lies beside the step and is not given to it (PPO: reference and reward)."""
+    """Bytes a device of what lies beside the step and is not given to it (PPO: reference and reward; reward models: the
+    best so far)."""
     gradients: int
     """Bytes a device of one gradient."""
     trainable: int
@@ -78,6 +80,7 @@ def lower_step(
     *,
     reward: PlannedModel | None = None,
     critic: PlannedModel | None = None,
+    rater: str | None = None,
     row_tokens: int | None = None,
     row_targets: int | None = None,
 ) -> PlannedStep:
@@ -87,6 +90,7 @@ def lower_step(
       config: an ``SFTConfig``, ``DPOConfig``, ``RewardModelConfig``, ``HindsightConfig`` or ``PPOConfig``.
       model: the model that trains.
       reward, critic: PPO's, where they are models of their own.
+      rater: folder or hub id of a classifier that rates PPO's texts.
       row_tokens, row_targets: of a row; None = the longest that the config's limits allow.
 
     Raises:
@@ -96,7 +100,7 @@ def lower_step(
     own = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
     model = replace(model, config=own)
     if isinstance(config, PPOFitConfig):
-        return _lower_ppo(config, model, mesh, reward, critic, row_tokens, row_targets)
+        return _lower_ppo(config, model, mesh, reward, critic, rater, row_tokens, row_targets)
     assert isinstance(config, RunConfig)
     return _lower_fit(config, model, mesh, row_tokens, row_targets)
 
@@ -106,10 +110,12 @@ def _lower_fit(
 ) -> PlannedStep:
     example = _example(config, model.config, row_tokens, row_targets)
     check_fit(model.config, [example])
-    batch = _rows(_batch(example, config), config.batch_size)
+    pieces = sharding.length_shards(mesh)
+    batch = _rows(_batch(example, config, pieces), config.batch_size)
     if isinstance(config, HindsightConfig) and config.pretraining_dataset is not None:
         window = _sequence(config.pretraining_length or config.max_length)
-        text = data.make_batches([window], batch_size=1, pack=True, max_length=window.count("token"))[0]
+        length = window.count("token")
+        text = data.make_batches([window], batch_size=1, pack=True, max_length=length, pieces=pieces)[0]
         batch = batch.replace(pretraining=_rows(text, config.pretraining_batch_size))
     held: dict[str, Any] = {}
 
@@ -130,14 +136,15 @@ def _lower_fit(
     trainable, frozen, extra = jax.eval_shape(build, model.shapes())
     program: Program = held["program"]
     state = training.state_shapes(trainable, program.optimizer, dtype=config.parameter_dtype, extra=extra)
+    keeps_best = isinstance(config, RewardModelConfig) and config.eval_dataset is not None
     frozen_bytes = {name: _bytes(frozen[name], program.frozen_layout[name]) for name in frozen}
     return PlannedStep(
         lowered=program.step.lower(state, frozen, batch),
         mesh=mesh,
         arguments=_of_state(state, program.layout)
         | {"reference": frozen_bytes["reference"] + _moving(state, program.layout)}
-        | {"frozen": frozen_bytes["base"], "batch": _bytes(batch, sharding.batch_sharding(mesh))},
-        resident={},
+        | {"frozen": frozen_bytes["base"], "batch": _bytes(batch, training.batch_shardings(batch, mesh))},
+        resident={"best": _bytes(state.params, program.layout.params)} if keeps_best else {},
         gradients=_gradients(state.params, held["layout"], config.accumulation),
         trainable=_numbers(trainable),
         parameters=_numbers(model.shapes()),
@@ -155,12 +162,13 @@ def _lower_ppo(
     mesh: Mesh,
     reward: PlannedModel | None,
     critic: PlannedModel | None,
+    rater: str | None,
     row_tokens: int | None,
     row_targets: int | None,
 ) -> PlannedStep:
     response = row_targets or config.max_new_tokens
     prompt = row_tokens - response if row_tokens else getattr(config, "max_prompt_length", 512)
-    batch = _rows(_rollout(prompt, response), config.batch_size)
+    batch = _rows(_rollout(prompt, response, sharding.length_shards(mesh)), config.batch_size)
     held: dict[str, Any] = {}
 
     def build(params: Params, reward_params: Params, critic_params: Params) -> Any:
@@ -180,14 +188,16 @@ def _lower_ppo(
     given = {name: frozen[name] for name in program.frozen_layout}
     beside = {"reference": _bytes(frozen["reference"], held["policy"].trainable_layout) if frozen["reference"] else 0}
     if reward is not None:
-        layout = sharding.tree_shardings(models.logical_axes(reward.config), frozen["reward"], mesh)
+        layout = sharding.tree_shardings(models.logical_axes(reward.config), frozen["reward"], mesh, config.rules)
         beside["reward model"] = _bytes(frozen["reward"], layout)
+    if rater is not None:  # whole, in float32, on one device: the fullest
+        beside["reward model"] = 4 * _rater_size(rater)
     return PlannedStep(
         lowered=program.step.lower(state, given, batch),
         mesh=mesh,
         arguments=_of_state(state, program.layout)
         | {"reference": 0, "frozen": sum(_bytes(given[name], program.frozen_layout[name]) for name in given)}
-        | {"batch": _bytes(batch, sharding.batch_sharding(mesh))},
+        | {"batch": _bytes(batch, training.batch_shardings(batch, mesh))},
         resident=beside,
         gradients=_gradients(state.params, held["layout"], config.accumulation),
         trainable=_numbers(trainable),
@@ -198,6 +208,13 @@ def _lower_ppo(
         branched=batch.branched,
         unknown_trips=config.ppo_epochs * config.minibatches,
     )
+
+
+def _rater_size(folder: str) -> int:
+    try:
+        return models.classifier_size(folder)
+    except InputError as error:
+        raise InputError(f"--reward: {error}") from error
 
 
 def _objective(model_config: ModelConfig, config: RunConfig) -> Objective:
@@ -253,11 +270,11 @@ def _sequence(tokens: int, targets: int | None = None) -> Example:
     return data.answers_example([], [words], supervised=[supervised], branched=False)
 
 
-def _batch(example: Example, config: RunConfig) -> Batch:
-    return data.make_batches([example], batch_size=1, layout=config.pair_layout)[0]
+def _batch(example: Example, config: RunConfig, pieces: int) -> Batch:
+    return data.make_batches([example], batch_size=1, layout=config.pair_layout, pieces=pieces)[0]
 
 
-def _rollout(prompt: int, response: int) -> Batch:
+def _rollout(prompt: int, response: int, pieces: int = 1) -> Batch:
     def numbers(dtype: Any = np.float32) -> np.ndarray:
         return np.zeros((1, response), dtype)
 
@@ -267,6 +284,7 @@ def _rollout(prompt: int, response: int) -> Batch:
         np.ones((1, response), bool),
         prompt_width=prompt,
         record_ids=[0],
+        pieces=pieces,
         old_log_probs=numbers(),
         old_values=numbers(),
         reference_log_probs=numbers(),

@@ -3,7 +3,7 @@
     python -m jaxalign.recipes._plan_worker N
 
 How many devices a process sees is settled when JAX starts, hence a process of its own. In: ``{"recipe", "config",
-"model": {"name", "fields"}, "reward", "critic", "row_tokens", "row_targets", "for_this_machine"}``. Out:
+"model": {"name", "fields"}, "reward", "critic", "rater", "row_tokens", "row_targets", "for_this_machine"}``. Out:
 ``{"step": ..., "measured": ...}`` or ``{"refused": message}``.
 """
 
@@ -71,6 +71,7 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             found["model"],
             reward=found["reward"],
             critic=found["critic"],
+            rater=request["rater"],
             row_tokens=request["row_tokens"],
             row_targets=request["row_targets"],
         )

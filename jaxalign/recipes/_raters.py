@@ -17,7 +17,7 @@ from jaxalign.recipes._reward_rater import RewardModelReward
 from jaxalign.recipes._run import weights_name
 from jaxalign.sampling import TextReward
 
-__all__ = ["identity_of", "load_function", "load_text_reward"]
+__all__ = ["folder_of", "identity_of", "load_function", "load_text_reward"]
 
 _FUNCTION = re.compile(r"(?P<source>.+):(?P<name>[^\W\d]\w*(\.[^\W\d]\w*)*)")
 _MODULE = re.compile(r"[^\W\d]\w*(\.[^\W\d]\w*)*")
@@ -70,6 +70,13 @@ def identity_of(rater: TextReward | RewardModel) -> str | None:
     if isinstance(rater, RewardModel):
         return f"{weights_name(rater.params)} mean {rater.mean!r} std {rater.std!r}"
     return weights_name(rater.params) if isinstance(rater, sampling.ClassifierReward) else None
+
+
+def folder_of(spec: str) -> str | None:
+    """The folder or hub id that ``load_text_reward`` would read; None where ``spec`` names a function."""
+    if not Path(spec).expanduser().is_dir() and (":" in spec or spec.endswith(".py")):
+        return None
+    return _folder_and_label(spec)[0]
 
 
 def load_function(spec: str, *, flag: str) -> Callable[..., Any] | None:

@@ -1,16 +1,16 @@
 """Will it fit, and how fast, before a run: its real train step, compiled for devices that are not there.
 
     memory a device = what the step is given + the peak of what its program holds beside
-    time of a step >= max(FLOPs / peak, bytes / memory bandwidth, bytes / network bandwidth)
+    time of a step ~ max(FLOPs / peak, bytes / memory bandwidth, bytes / network bandwidth)
 
 Nothing is loaded and no parameter is made: the step that ``fit`` would run is lowered for shapes and compiled by XLA in
 a process that sees as many (virtual) devices as the run would have. What the step is given is exact. What its program
-holds is XLA's answer for a CPU; for another chip an estimate (``_plan_memory``). Times are bounds that peaks allow.
+holds is XLA's answer for a CPU; for another chip an estimate (``_plan_memory``). Times are what peaks allow.
 """
 
 import dataclasses
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from jaxalign.errors import InputError
@@ -22,6 +22,7 @@ from jaxalign.recipes._plan_models import NAMED, model_dtype, read_model
 from jaxalign.recipes._plan_process import Workers
 from jaxalign.recipes._plan_result import Network, Plan, make_plan
 from jaxalign.recipes._plan_worker import encode
+from jaxalign.recipes._raters import folder_of
 from jaxalign.recipes.dpo import DPOConfig
 from jaxalign.recipes.hindsight import HindsightConfig
 from jaxalign.recipes.ppo import PPOConfig
@@ -79,6 +80,8 @@ class _Planner:
     workers: Workers
     row_tokens: int | None
     row_targets: int | None
+    failed: list[str] = field(default_factory=list)
+    """Changes at which the compiler's process died."""
 
     def __post_init__(self) -> None:
         self.recipe = next((name for name, kind in RECIPES.items() if type(self.config) is kind), "")
@@ -99,6 +102,8 @@ class _Planner:
         names = {"model": getattr(self.config, "model"), "reward": None, "critic": None}  # noqa: B009
         if isinstance(self.config, PPOConfig):
             names |= {"reward": self.config.reward_model, "critic": self.config.critic_model}
+        rater = self.config.reward if isinstance(self.config, PPOConfig) else None
+        self.rater = None if rater is None else folder_of(rater)
         flags = {"model": "--model", "reward": "--reward-model", "critic": "--critic-model"}
         self.models = {
             part: None if name is None else {"name": name, "fields": read_model(name, flag=flags[part])}
@@ -115,6 +120,7 @@ class _Planner:
             "recipe": self.recipe,
             "config": encode(config),
             **self.models,
+            "rater": self.rater,
             "row_tokens": self.row_tokens,
             "row_targets": self.row_targets,
             "for_this_machine": self.devices.is_this_machine,
@@ -137,7 +143,7 @@ class _Planner:
         tried: dict[str, Plan | None] = {}
 
         def attempt(change: Change, count: int) -> Plan | None:
-            """The plan if it fits; None also where the run would refuse it."""
+            """The plan if it fits; None also where the run would refuse it, or the process that compiles it dies."""
             key = f"{sorted(change.items())} {count}"
             if key not in tried:
                 try:
@@ -145,17 +151,23 @@ class _Planner:
                     tried[key] = found if found.fits else None
                 except InputError:
                     tried[key] = None
+                except RuntimeError:  # out of this machine's memory, mostly; the plan that was asked for stands
+                    tried[key] = None
+                    self.failed.append(f"{' '.join(flags_of(change))} on {count}")
             return tried[key]
 
         count = self.devices.count
         same_method = [change for change in options if "lora_rank" not in change]
+        adapters = [change for change in options if "lora_rank" in change]
         on_one_axis = [change for change in same_method if "tensor" not in change.get("mesh", "")]
-        # One change; several; with a tensor axis, which leaves fewer shards to the rows; an adapter.
+        # One change; several; with a tensor axis, which leaves fewer shards to the rows; last an adapter, alone, then
+        # with all others.
         candidates = [
-            *options,
+            *same_method,
             *growing(on_one_axis, self.config),
             *growing(same_method, self.config),
-            *list(growing([one for one in options if one in on_one_axis or "lora_rank" in one], self.config))[-1:],
+            *adapters,
+            *(list(growing([*on_one_axis, *adapters], self.config))[-1:] if adapters else ()),
         ]
         chosen = next(
             (change for change in candidates if self._could_do(asked, change) and attempt(change, count)), None
@@ -166,12 +178,7 @@ class _Planner:
                 chosen = fewer
         if chosen is not None:
             chosen = smaller_accumulation(self.config, chosen, lambda change: attempt(change, count) is not None)
-            return dataclasses.replace(
-                asked,
-                change=flags_of(chosen),
-                changed=attempt(chosen, count),
-                seconds_taken=asked.seconds_taken + time.monotonic() - started,
-            )
+            return self._answer(asked, started, change=flags_of(chosen), changed=attempt(chosen, count))
         return self._more_devices(asked, same_method, started, attempt)
 
     def _could_do(self, asked: Plan, change: Change) -> bool:
@@ -196,17 +203,17 @@ class _Planner:
         changes = [change for change in options if "mesh" not in change and "accumulation" not in change]
         change = ([{}, *growing(changes, self.config)])[-1]
         count = self.devices.count
+        parts = self.config.accumulation * getattr(self.config, "minibatches", 1)
         while count < MOST_DEVICES:
             count *= 2
-            rows = -(-self.config.batch_size // count) * count
+            rows = -(-self.config.batch_size // (count * parts)) * count * parts
             wider = {**change, **({"batch_size": rows} if rows != self.config.batch_size else {}), "mesh": ""}
             if found := attempt(wider, count):
                 shown = {name: value for name, value in wider.items() if name != "mesh"}
-                return dataclasses.replace(
-                    asked,
-                    change=flags_of(shown),
-                    changed=found,
-                    devices_needed=count,
-                    seconds_taken=asked.seconds_taken + time.monotonic() - started,
-                )
-        return dataclasses.replace(asked, seconds_taken=asked.seconds_taken + time.monotonic() - started)
+                return self._answer(asked, started, change=flags_of(shown), changed=found, devices_needed=count)
+        return self._answer(asked, started)
+
+    def _answer(self, asked: Plan, started: float, **found: Any) -> Plan:
+        """The plan that was asked for, with what was found."""
+        taken = asked.seconds_taken + time.monotonic() - started
+        return dataclasses.replace(asked, **found, failed=tuple(self.failed), seconds_taken=taken)

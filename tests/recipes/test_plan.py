@@ -10,7 +10,7 @@ import jax
 import numpy as np
 import pytest
 
-from jaxalign import recipes, sharding, training
+from jaxalign import models, recipes, sharding, training
 from jaxalign.errors import InputError
 from jaxalign.recipes import DPOConfig, HindsightConfig, PPOConfig, RewardModelConfig, SFTConfig
 from jaxalign.recipes import _fit as fit_module
@@ -55,7 +55,8 @@ def planned(folder, workers):
     made = {}
 
     def make(kind, count=1, **settings):
-        config = kind(**{**UNREAD, "model": str(folder), "max_length": LENGTH, "batch_size": 8, **settings})
+        length = {} if kind is PPOConfig else {"max_length": LENGTH}
+        config = kind(**{**UNREAD, "model": str(folder), **length, "batch_size": 8, **settings})
         if (key := f"{config} {count}") not in made:
             planner = _Planner(config, parse_devices(f"{count}xcpu"), workers, None, None)
             made[key] = planner.plan({}, count)
@@ -181,6 +182,23 @@ def test_an_adapter_trains_and_the_base_is_the_reference(planned):
     assert found.memory["reference"] == 0
 
 
+def test_the_best_so_far_lies_beside_a_reward_model_that_is_evaluated(planned):
+    found = planned(RewardModelConfig, eval_dataset="e", eval_every=2)
+    assert found.memory["best so far"] == found.memory["parameters"] > 0
+    assert "best so far" not in planned(RewardModelConfig).memory
+
+
+def test_a_classifier_that_rates_lies_beside_the_update(folder, planned, tmp_path):
+    config, params = models.add_score_head(toy.SHAPES["llama"], toy.params("llama"), jax.random.key(0))
+    models.save_reward_model(tmp_path, models.RewardModel(config, params), toy.tokenizer())
+    rated = planned(PPOConfig, reward=str(tmp_path), max_prompt_length=8, max_new_tokens=8)
+    assert rated.memory["reward model"] == 4 * sum(leaf.size for leaf in jax.tree.leaves(params))
+    by_function = planned(PPOConfig, reward="a:b", max_prompt_length=8, max_new_tokens=8)
+    assert "reward model" not in by_function.memory
+    with pytest.raises(InputError, match=r"^--reward: .*score head"):
+        planned(PPOConfig, reward=str(folder), max_prompt_length=8, max_new_tokens=8)
+
+
 def forward_flops(shape, rows, tokens, scored):
     """Of matrix products: 2 N a token in the layers, 4 T^2 H K a row in attention, 2 V D a scored position."""
     layer = shape.width * shape.head_dim * (2 * shape.heads + 2 * shape.kv_heads) + 3 * shape.width * shape.mlp_width
@@ -280,6 +298,66 @@ def test_what_nothing_makes_fit_says_how_many_devices_would(folder, workers, mon
     assert found.devices_needed == 8
     assert counted[-1] == 8
     assert "--batch-size 8" in found.change
+
+
+def only_where(asked, planner, monkeypatch, fits):
+    """The suggestion of a planner whose changes fit, fail or die as ``fits(change, count)`` says; what it tried."""
+    tried = []
+
+    def answer(change, count):
+        tried.append(change)
+        return dataclasses.replace(asked, fits=fits(change, count))
+
+    monkeypatch.setattr(planner, "plan", answer)
+    return planner.suggest(asked), tried
+
+
+def test_more_devices_get_rows_that_divide_into_micro_batches_too(folder, workers, monkeypatch, planned):
+    config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8, accumulation=4)
+    planner = _Planner(config, Slice(Chip("cpu", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 2), workers, None, None)
+    found, _ = only_where(
+        planned(SFTConfig, 2), planner, monkeypatch, lambda change, count: change.get("batch_size") == 4 * count
+    )
+    assert found.devices_needed == 4
+    assert "--batch-size 16" in found.change
+
+
+def test_an_adapter_is_tried_after_all_that_leaves_the_method_alone(folder, workers, monkeypatch, planned):
+    config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8)
+    asked = planned(SFTConfig, 2)
+    chip = dataclasses.replace(parse_devices("cpu").chip, memory=asked.total)  # any change could do
+    planner = _Planner(config, Slice(chip, 2), workers, None, None)
+    _, tried = only_where(dataclasses.replace(asked, fits=False), planner, monkeypatch, lambda change, count: False)
+    here = [change for change in tried if change.get("mesh") != ""]
+    first = next(place for place, change in enumerate(here) if "lora_rank" in change)
+    assert first > 8
+    assert all("lora_rank" in change for change in here[first:] if "batch_size" not in change)
+
+
+def test_a_change_at_which_the_compiler_dies_is_named_and_the_plan_stands(folder, workers, monkeypatch, planned):
+    config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8)
+    asked = planned(SFTConfig, 2)
+    planner = _Planner(
+        config, Slice(dataclasses.replace(parse_devices("cpu").chip, memory=asked.total), 2), workers, None, None
+    )
+
+    def fits(change, count):
+        if change == {"remat": "dots"}:
+            raise RuntimeError("the process that compiles the plan died")
+        return change == {"remat": "full"}
+
+    found, _ = only_where(dataclasses.replace(asked, fits=False), planner, monkeypatch, fits)
+    assert found.change == ("--remat full",)
+    assert found.failed == ("--remat dots on 2",)
+    assert found.memory == asked.memory
+
+
+def test_a_sequence_axis_pads_rows_and_divides_them(planned):
+    found = planned(SFTConfig, 3, mesh="fsdp=1,sequence=3", batch_size=3)
+    assert found.row_tokens % 3 == 0
+    assert found.row_tokens >= LENGTH
+    whole = planned(SFTConfig, 1, batch_size=3)
+    assert found.memory["batch"] < whole.memory["batch"] / 2
 
 
 @pytest.mark.parametrize(

@@ -12,6 +12,7 @@ from jaxalign.recipes._plan_cost import count_cost
 from jaxalign.recipes._plan_hlo import parse_module, replica_groups
 from jaxalign.recipes._plan_memory import allocated_bytes, peak_of_live_ranges
 from jaxalign.recipes._plan_models import config_of, model_dtype, read_model
+from jaxalign.recipes._plan_process import Workers
 from jaxalign.recipes._plan_worker import decode, encode
 from jaxalign.recipes.plan import CHIPS, NAMED, parse_devices
 
@@ -139,7 +140,7 @@ def test_costs_count_loops_and_name_axes():
     assert (in_loop.count, in_loop.bytes, in_loop.span) == (5, 5 * matrix, 2)  # 2 (n - 1) / n of a matrix
     # Of what is summed only a slice is read: half the traffic, as an accelerator's compiler makes it.
     scattered = cost.traffic["reduce-scatter", ("data",), 2]
-    assert (scattered.count, scattered.bytes, scattered.span) == (1, matrix / 2, 3)
+    assert (scattered.count, scattered.bytes, scattered.span) == (1, matrix / 2, 4)
     assert cost.bytes == 5 * 3 * matrix + (5 + 1) * 2 * matrix
 
 
@@ -222,3 +223,26 @@ def test_changes_cost_little_first_and_are_such_as_the_run_takes():
         apply_changes(config, change)  # which its own checks take
     coupled = DPOConfig(**UNREAD, batch_size=32, loss=("kto",))
     assert {"accumulation": 4} not in changes_of(coupled, mesh=mesh, has_frozen=True, model_dtype="float32")
+
+
+def test_changes_keep_the_sequence_axis():
+    mesh = {"data": 1, "fsdp": 4, "tensor": 1, "sequence": 2}
+    found = changes_of(SFTConfig(**UNREAD), mesh=mesh, has_frozen=False, model_dtype="float32")
+    assert {"mesh": "fsdp=1,tensor=4,sequence=2"} in found
+
+
+def test_a_group_across_machines_is_charged_the_slower_network():
+    program = PROGRAM.replace("{{0,1},{2,3}}", "{{0,1},{2,3},{6,8},{7,9},{4,5},{10,11}}")
+    program = program.replace("{{0,2},{1,3}}", "{{0,1},{2,3},{4,5},{6,7},{8,9},{10,11}}")
+    traffic = count_cost(parse_module(program), {"fsdp": 12}).traffic
+    h100 = parse_devices("12xH100")
+    assert h100.network(traffic["all-reduce", ("fsdp",), 2].span) == h100.chip.outside
+    assert h100.network(traffic["reduce-scatter", ("fsdp",), 2].span) == h100.chip.inside
+
+
+def test_a_process_that_died_gives_way_to_another():
+    with Workers() as workers:
+        for _ in range(2):
+            with pytest.raises(RuntimeError, match=r"died: [\s\S]*KeyError"):
+                workers.ask(1, {})  # no request: it falls over it, and so does the next
+            assert workers._process is None

@@ -59,6 +59,12 @@ def test_golden_logits(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_the_size_is_known_without_the_weights(name):
+    _, params = models.load_classifier(GOLDEN / name)
+    assert models.classifier_size(GOLDEN / name) == sum(leaf.size for leaf in jax.tree.leaves(params))
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_padding_and_batch_mates_change_nothing(name):
     """The second row: on the left of its padding, in its middle, with other ids there, beside other rows, alone."""
     config, params = models.load_classifier(GOLDEN / name)
