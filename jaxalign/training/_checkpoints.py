@@ -201,7 +201,8 @@ class Checkpoints:
             return
         if jax.process_index() == 0:
             for step in steps:
-                names = (f"damaged-{step}{again}" for again in ("", *(f"-{number}" for number in itertools.count(2))))
+                again = (f"damaged-{step}-{number}" for number in itertools.count(2))
+                names = itertools.chain([f"damaged-{step}"], again)
                 free = next(name for name in names if not (self.directory / name).exists())
                 (self.directory / str(step)).rename(self.directory / free)
         if jax.process_count() > 1:

@@ -320,7 +320,8 @@ def test_missing_flags_are_named(refused):
 def test_an_unknown_command(refused):
     assert refused("dop") == "unknown command 'dop'; did you mean 'dpo'?"
     assert refused("xyz") == (
-        "unknown command 'xyz'; the commands are sft, dpo, reward, ppo, hindsight, collect, preview, plan, sample, judge, evaluate, convert"
+        "unknown command 'xyz'; the commands are sft, dpo, reward, ppo, hindsight, collect, preview, plan, sample, "
+        "judge, evaluate, convert"
     )
 
 
