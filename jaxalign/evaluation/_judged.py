@@ -78,7 +78,7 @@ def read_judged(records: Sequence[Mapping[str, Any]], *, judge: str = "") -> lis
 
     Args:
         records: the rows.
-        judge: who judged, where a row does not say.
+        judge: who judged, whatever the rows say; "": as they say.
 
     Raises:
         InputError: names the row and the field.
@@ -86,11 +86,13 @@ def read_judged(records: Sequence[Mapping[str, Any]], *, judge: str = "") -> lis
     found = []
     for index, record in enumerate(records):
         place = records.place(index) if isinstance(records, Records) else f"row {index + 1}"
-        values: dict[str, Any] = {"judge": judge}
+        values: dict[str, Any] = {}
         if (names := record.get("names")) is not None:
             if not isinstance(names, list) or len(names) != 2:
                 raise InputError(f"{place}: field 'names' is {names!r:.60}, not two names")
             record = {"method": names[0], "against": names[1], **record}
+        if judge:
+            record = {**record, "judge": judge}
         for field in fields(JudgedPair):
             value = record.get(field.name)
             if value is not None:

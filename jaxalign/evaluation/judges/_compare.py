@@ -11,7 +11,7 @@ from jaxalign.evaluation._comparison import Comparison, Judge, Preference, Verdi
 from jaxalign.evaluation._wins import Outcome
 from jaxalign.evaluation.judges._cache import VerdictCache, verdict_key
 
-__all__ = ["Item", "Judged", "compare", "shown"]
+__all__ = ["Item", "Judged", "compare", "judged_so_far", "shown"]
 
 _SAME = Verdict(preference="tie", text="the outputs are the same text")
 _POLL = 0.25  # seconds between two looks at what another process asks
@@ -133,13 +133,27 @@ def compare(
             if not ours and len(verdicts) < len(places):
                 time.sleep(_POLL)
     return [
-        Judged(item=item, outcome="tie", verdict=_SAME, flipped=False)
-        if item.ours == item.theirs
-        else Judged(
-            item=item, outcome=_outcome(verdicts[key].preference, flipped), verdict=verdicts[key], flipped=flipped
-        )
+        _judged(item, verdicts.get(key, _SAME), flipped)
         for item, key, (_, flipped) in zip(items, keys, orders, strict=True)
     ]
+
+
+def judged_so_far(judge: Judge, items: Sequence[Item], *, seed: int, cache: VerdictCache) -> list[Judged]:
+    """What ``compare`` of the same arguments would return of the items that have a verdict already; nobody is asked."""
+    orders = [shown(item, seed) for item in items]
+    keys = [verdict_key(judge.name, judge.version, comparison) for comparison, _ in orders]
+    verdicts = cache.find(list(dict.fromkeys(keys)))
+    return [
+        _judged(item, verdicts.get(key, _SAME), flipped)
+        for item, key, (_, flipped) in zip(items, keys, orders, strict=True)
+        if key in verdicts or item.ours == item.theirs
+    ]
+
+
+def _judged(item: Item, verdict: Verdict, flipped: bool) -> Judged:
+    if item.ours == item.theirs:
+        return Judged(item=item, outcome="tie", verdict=_SAME, flipped=False)
+    return Judged(item=item, outcome=_outcome(verdict.preference, flipped), verdict=verdict, flipped=flipped)
 
 
 def _outcome(preference: Preference, flipped: bool) -> Outcome:
