@@ -181,6 +181,13 @@ def test_methods_are_tested_on_the_prompts_they_share():
     assert rows[1]["Holm p"].value < 0.01
     assert str(rows[1]["Holm p"]) == f"{rows[1]['Holm p'].value:.3f}"
     assert str(PValue(0.0002)) == "< 0.001"
+    few = judged(["lose", "lose", "win"], method="SFT", against="human", temperature=0.0)
+    more = paired_test_rows([*over_temperature(), *few])  # which shares three prompts takes none from the others
+    assert [(row["first"], row["second"], row["prompts"]) for row in more] == [
+        ("DPO", "PPO", 20), ("DPO", "SFT", 3), ("PPO", "SFT", 3), ("DPO", "PPO", 20),
+    ]  # fmt: skip
+    lowest = min(more[:3], key=lambda row: row["permutation p"].value)
+    assert lowest["Holm p"].value == pytest.approx(min(1, 3 * lowest["permutation p"].value), abs=FLOAT64)
     twice = [*over_temperature(), *over_temperature()]
     assert paired_test_rows(twice) == []  # several verdicts of a prompt are not independent
 
