@@ -195,6 +195,7 @@ def _label(config: JudgeConfig) -> str:
 
 def _items(config: JudgeConfig) -> "list[Item]":
     """What is to be compared, on every axis."""
+    from jaxalign.evaluation import as_text
     from jaxalign.evaluation.judges import Item
 
     if config.pairs is not None:
@@ -214,7 +215,7 @@ def _items(config: JudgeConfig) -> "list[Item]":
         for place, prompt, ours, theirs in rows:
             if config.judge == "reward" and not isinstance(prompt, str):
                 raise InputError(f"{place}: field 'prompt': a reward is given texts here, this is a list of messages")
-            found.append(Item(prompt=_as_text(prompt, place), ours=ours, theirs=theirs, names=names, axis=axis))
+            found.append(Item(prompt=as_text(prompt, place), ours=ours, theirs=theirs, names=names, axis=axis))
     if not found:
         raise InputError(f"{config.pairs or (config.completions or [''])[0]}: holds no record")
     return found
@@ -263,20 +264,6 @@ def _field(record: Any, name: str, place: str) -> str:
         found = "missing" if value is None else f"a {type(value).__name__}"
         raise InputError(f"{place}: field {name!r}: expected text, is {found}")
     return value
-
-
-def _as_text(prompt: Any, place: str) -> str:
-    """A prompt as a judge reads it; of messages each turn after its role."""
-    if isinstance(prompt, str):
-        return prompt
-    if not isinstance(prompt, Sequence) or not prompt:
-        raise InputError(f"{place}: field 'prompt': expected text or messages, is {prompt!r:.40}")
-    turns = []
-    for message in prompt:
-        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise InputError(f"{place}: field 'prompt': a message needs 'role' and 'content', both text")
-        turns.append(f"{message['role'].capitalize()}: {message['content']}")
-    return "\n\n".join(turns)
 
 
 def _judge(config: JudgeConfig) -> "Judge":

@@ -1,6 +1,5 @@
 """Judged pairs as records, and the win rates of what they hold: by method, axis, judge, temperature and step."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args
@@ -9,6 +8,7 @@ from jaxalign.data import Records
 from jaxalign.errors import InputError
 from jaxalign.evaluation._bootstrap import Interval
 from jaxalign.evaluation._length_control import length_controlled_win_rate
+from jaxalign.evaluation._messages import as_text
 from jaxalign.evaluation._tables import Percent
 from jaxalign.evaluation._wins import Outcome, TieRule, WinRate, win_rate
 
@@ -168,8 +168,8 @@ def setting_cells(everything: Sequence[Any], one: Any) -> dict[str, object]:
 
 
 def _checked(name: str, value: Any, place: str) -> Any:
-    if name == "prompt" and not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+    if name == "prompt":
+        return as_text(value, place)
     if name == "outcome" and value not in get_args(Outcome):
         raise InputError(f"{place}: field 'outcome' is {value!r}, must be one of {', '.join(get_args(Outcome))}")
     if name in ("temperature", "step"):

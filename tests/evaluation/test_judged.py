@@ -47,7 +47,7 @@ def test_lines_are_read_with_what_they_leave_out(tmp_path):
     )
     first, second = read_judged(load_records(path))
     assert first == JudgedPair(prompt="a", ours="b", theirs="c", outcome="win")
-    assert second.prompt == '[{"role": "user", "content": "é"}]'
+    assert second.prompt == "User: é"  # as a judge was shown it
     assert (second.axis, second.method, second.against, second.judge) == ("accuracy", "DPO", "SFT", "j")
     assert (second.temperature, second.step) == (1.0, 20)
     rows = [{"prompt": "a", "ours": "b", "theirs": "c", "outcome": "win", "names": ["DPO", "PPO"]}]
@@ -65,6 +65,7 @@ def test_lines_are_read_with_what_they_leave_out(tmp_path):
         ({"method": "D\u202ePO"}, "row 1: field 'method' is .*: a name must be printable"),
         ({"names": "DPO"}, "row 1: field 'names' is 'DPO', not two names"),
         ({"names": ["DPO", 3]}, "row 1: field 'against' is a int, not a string"),
+        ({"prompt": [{"role": "user"}]}, "row 1: field 'prompt': a message needs 'role' and 'content', both text"),
         ({"step": 1.5}, "row 1: field 'step' is 1.5, no whole number"),
     ],
 )
