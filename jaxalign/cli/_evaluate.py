@@ -40,7 +40,7 @@ class EvaluateConfig:
     verdicts: tuple[str, ...] = ()
     """Files of judged pairs, NAME=FILE or FILE, a line each: ``prompt``, ``ours``, ``theirs``, ``outcome`` ("win",
     "tie", "lose", "invalid"), and where known ``axis``, ``method`` and ``against`` (or ``names``, these two), ``judge``
-    (else NAME), ``rater`` (a person), ``temperature``, ``step``."""
+    (NAME, where it is given, comes before it), ``rater`` (a person), ``temperature``, ``step``."""
     ties: Literal["half", "exclude", "separate"] = "half"
     """In win rates a tie is half a win, is left out, or is neither won nor lost."""
     samples_shown: int = 8

@@ -64,7 +64,7 @@ def name_and_path(spec: str) -> tuple[str | None, str]:
 
 def read_completions(spec: str) -> Completions:
     """The file of ``NAME=FILE`` or ``FILE``, which is then called by its stem. Raises ``InputError``."""
-    from jaxalign import data
+    from jaxalign import data, evaluation
 
     given, path = name_and_path(spec)
     name = Path(path).stem if given is None else given
@@ -86,7 +86,7 @@ def read_completions(spec: str) -> Completions:
     return Completions(
         name=name,
         prompts=prompts,
-        keys=[_key(prompt) for prompt in prompts],
+        keys=[evaluation.as_text(prompt, place) for prompt, place in zip(prompts, places, strict=True)],
         texts=[record["completion"] for record in records],
         finished=[record.get("finished", True) for record in records],
         log_probs=[float(record["log_prob"]) for record in records] if known else None,
@@ -96,7 +96,7 @@ def read_completions(spec: str) -> Completions:
 
 def read_references(path: Path, files: Sequence[Completions]) -> dict[str, str]:
     """The reference of each prompt, the first where there are several. Raises ``InputError`` where a file has none."""
-    from jaxalign import data
+    from jaxalign import data, evaluation
 
     records = data.load_records(path)
     found: dict[str, str] = {}
@@ -106,7 +106,7 @@ def read_references(path: Path, files: Sequence[Completions]) -> dict[str, str]:
             raise InputError(
                 f"{records.place(index)}: a reference needs 'prompt' and 'completion' (or 'chosen'), a text"
             )
-        found.setdefault(_key(record["prompt"]), text)
+        found.setdefault(evaluation.as_text(record["prompt"], records.place(index)), text)
     for file in files:
         if not found.keys() & set(file.keys):
             raise InputError(f"--references: {path} has no reference to a prompt of {file.name}")
@@ -287,7 +287,3 @@ def _differences(files: Sequence[Completions], rewards: Sequence[Any], seed: int
                 "prompts": len(common),
             })  # fmt: skip
     return rows
-
-
-def _key(prompt: Any) -> str:
-    return prompt if isinstance(prompt, str) else json.dumps(prompt, ensure_ascii=False)

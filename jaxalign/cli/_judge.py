@@ -1,6 +1,8 @@
 """``jaxalign judge run``: two models' outputs compared by a judge, every verdict kept."""
 
 import collections
+import contextlib
+import dataclasses
 import inspect
 import json
 import os
@@ -14,11 +16,23 @@ from jaxalign.errors import InputError
 from jaxalign.evaluation.judges import EndpointConfig
 
 if TYPE_CHECKING:
+    from jaxalign.evaluation import Interval
     from jaxalign.evaluation.judges import Item, Judge, Judged
 
 __all__ = ["ALIASES", "JudgeConfig", "run"]
 
 ALIASES = {"--output": "--output-dir"}
+
+_WRITERS = ("openai", "sampled")
+# Whose a flag is, of those that are not everybody's.
+_JUDGES_OF = {
+    **{field.name: ("openai",) for field in dataclasses.fields(EndpointConfig) if field.name != "model"},
+    **dict.fromkeys(("temperature", "max_tokens", "sampling_seed", "ties"), _WRITERS),
+    "tie_margin": ("likelihood",),
+    "prompts": ("openai", "likelihood", "sampled"),
+    "batch_size": ("likelihood", "sampled", "reward"),
+    "dtype": ("likelihood", "sampled"),
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,6 +56,12 @@ class JudgeConfig(EndpointConfig):
     them), ours and theirs, with the same prompts; the k-th completion of a prompt meets the k-th."""
     names: tuple[str, str] | None = None
     """What our model and theirs are called; None = the fields, or the files."""
+    label: str | None = None
+    """What the judge is called in tables and figures; None = "MODEL, PROMPTS", of ``reward`` the model."""
+    sampled_at: float | None = None
+    """Temperature at which our outputs were sampled: win rates are drawn over it."""
+    step: int | None = None
+    """Training step after which our outputs were sampled: win rates are drawn over it."""
     axis: tuple[str, ...] = ("overall",)
     """What is asked about them, one or more of the questions of ``prompts``."""
     prompts: str = "summaries"
@@ -67,20 +87,30 @@ class JudgeConfig(EndpointConfig):
             raise InputError(f"--batch-size: must be at least 1, is {self.batch_size}")
         if not self.tie_margin >= 0:
             raise InputError(f"--tie-margin: must be at least 0, is {self.tie_margin}")
-        if self.ties and self.judge not in ("openai", "sampled"):
-            raise InputError(f"--ties: {self.judge} gives no answer in words; --tie-margin is for likelihood")
-        if self.tie_margin and self.judge != "likelihood":
-            raise InputError("--tie-margin: is for --judge likelihood")
+        for field in dataclasses.fields(self):
+            judges = _JUDGES_OF.get(field.name, (self.judge,))
+            if self.judge not in judges and getattr(self, field.name) != field.default:
+                flag = f"--{field.name.replace('_', '-')}"
+                raise InputError(f"{flag}: is for --judge {' or '.join(judges)}, not for {self.judge}")
+        if self.label is not None and not (self.label.strip() and self.label.isprintable()):
+            raise InputError(f"--label: must be printable and not empty, is {self.label!r}")
+        if self.sampled_at is not None and not self.sampled_at >= 0:
+            raise InputError(f"--sampled-at: must be at least 0, is {self.sampled_at}")
+        if self.step is not None and self.step < 0:
+            raise InputError(f"--step: must be at least 0, is {self.step}")
         if self.output_dir.exists() and not self.output_dir.is_dir():
             raise InputError(f"--output-dir: {self.output_dir} is a file, not a folder")
 
 
 def run(config: JudgeConfig) -> None:
-    """Read, have judged, write, print the counts. Raises ``InputError``, and what the judge raises."""
+    """Read, have judged, write, print counts and win rates. Raises ``InputError``, and what the judge raises.
+
+    Where an endpoint gave some comparisons up, what has a verdict is written before its ``EndpointError`` is raised.
+    """
     from rich.console import Console
     from rich.progress import Progress
 
-    from jaxalign.evaluation.judges import OpenAIJudge, VerdictCache, compare
+    from jaxalign.evaluation.judges import EndpointError, VerdictCache, compare, judged_so_far
 
     items = _items(config)
     judge = _judge(config)
@@ -89,20 +119,41 @@ def run(config: JudgeConfig) -> None:
     bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
     with VerdictCache(path) as cache, bar:
         task = bar.add_task("judged", total=len(items))
-        judged = compare(
-            judge, items, seed=config.seed, cache=cache, on_progress=lambda done, _: bar.update(task, completed=done)
-        )
-    _write(config.output_dir / "verdicts.jsonl", "".join(json.dumps(_row(one)) + "\n" for one in judged))
+        try:
+            judged = compare(
+                judge,
+                items,
+                seed=config.seed,
+                cache=cache,
+                on_progress=lambda done, _: bar.update(task, completed=done),
+            )
+        except EndpointError:
+            if judged := judged_so_far(judge, items, seed=config.seed, cache=cache):
+                _report(config, judge, items, judged)
+            raise
+    _report(config, judge, items, judged)
+
+
+def _report(config: JudgeConfig, judge: "Judge", items: "Sequence[Item]", judged: "Sequence[Judged]") -> None:
+    """Write verdicts and summary, and say what is in them."""
+    from jaxalign.evaluation import Percent
+    from jaxalign.evaluation.judges import OpenAIJudge
+
+    _write(config.output_dir / "verdicts.jsonl", "".join(json.dumps(_row(one, config)) + "\n" for one in judged))
     counts = {axis: collections.Counter(one.outcome for one in judged if one.item.axis == axis) for axis in config.axis}
+    rates = {axis: _win_rate([one for one in judged if one.item.axis == axis]) for axis in config.axis}
     ours, theirs = items[0].names
     summary: dict[str, Any] = {
         "judge": judge.name,
+        "label": _label(config),
         "version": judge.version,
         "names": [ours, theirs],
         "seed": config.seed,
         "counts": {
             axis: {outcome: counts[axis][outcome] for outcome in ("win", "tie", "lose", "invalid")} for axis in counts
         },
+        "without_verdict": len(items) - len(judged),
+        "win_rate": {axis: None if rate is None else asdict(rate) for axis, rate in rates.items()},
         "tokens": {
             "prompt": sum(one.verdict.prompt_tokens for one in judged),
             "completion": sum(one.verdict.completion_tokens for one in judged),
@@ -110,7 +161,7 @@ def run(config: JudgeConfig) -> None:
     }
     said = [
         f"{axis}: {ours} against {theirs}: {found['win']} won, {found['tie']} tied, {found['lose']} lost, "
-        f"{found['invalid']} invalid"
+        f"{found['invalid']} invalid" + ("" if (rate := rates[axis]) is None else f"; win rate {Percent(rate)} %")
         for axis, found in summary["counts"].items()
     ]
     if isinstance(judge, OpenAIJudge):
@@ -121,11 +172,30 @@ def run(config: JudgeConfig) -> None:
             f"{usage.completion_tokens:,} answer tokens, cost {usage.cost:.4f}"
         )
     _write(config.output_dir / "summary.json", json.dumps(summary, indent=2) + "\n")
-    sys.stdout.write("\n".join([*said, f"{config.output_dir}: verdicts.jsonl, summary.json"]) + "\n")
+    said.append(f"{config.output_dir}: verdicts.jsonl, summary.json")
+    said.append(
+        f"Tables and figures: jaxalign evaluate --verdicts {config.output_dir / 'verdicts.jsonl'} "
+        f"--output-dir {config.output_dir / 'report'}"
+    )
+    sys.stdout.write("\n".join(said) + "\n")
+
+
+def _win_rate(judged: "Sequence[Judged]") -> "Interval | None":
+    """Ties are halves; None where there is nothing but invalid answers."""
+    from jaxalign import evaluation
+
+    with contextlib.suppress(InputError):
+        return evaluation.win_rate([one.outcome for one in judged], groups=[one.item.prompt for one in judged]).interval
+    return None
+
+
+def _label(config: JudgeConfig) -> str:
+    return config.label or (config.model if config.judge == "reward" else f"{config.model}, {config.prompts}")
 
 
 def _items(config: JudgeConfig) -> "list[Item]":
     """What is to be compared, on every axis."""
+    from jaxalign.evaluation import as_text
     from jaxalign.evaluation.judges import Item
 
     if config.pairs is not None:
@@ -145,7 +215,7 @@ def _items(config: JudgeConfig) -> "list[Item]":
         for place, prompt, ours, theirs in rows:
             if config.judge == "reward" and not isinstance(prompt, str):
                 raise InputError(f"{place}: field 'prompt': a reward is given texts here, this is a list of messages")
-            found.append(Item(prompt=_as_text(prompt, place), ours=ours, theirs=theirs, names=names, axis=axis))
+            found.append(Item(prompt=as_text(prompt, place), ours=ours, theirs=theirs, names=names, axis=axis))
     if not found:
         raise InputError(f"{config.pairs or (config.completions or [''])[0]}: holds no record")
     return found
@@ -196,20 +266,6 @@ def _field(record: Any, name: str, place: str) -> str:
     return value
 
 
-def _as_text(prompt: Any, place: str) -> str:
-    """A prompt as a judge reads it; of messages each turn after its role."""
-    if isinstance(prompt, str):
-        return prompt
-    if not isinstance(prompt, Sequence) or not prompt:
-        raise InputError(f"{place}: field 'prompt': expected text or messages, is {prompt!r:.40}")
-    turns = []
-    for message in prompt:
-        if not isinstance(message, dict) or not all(isinstance(message.get(key), str) for key in ("role", "content")):
-            raise InputError(f"{place}: field 'prompt': a message needs 'role' and 'content', both text")
-        turns.append(f"{message['role'].capitalize()}: {message['content']}")
-    return "\n\n".join(turns)
-
-
 def _judge(config: JudgeConfig) -> "Judge":
     """The judge by its flags."""
     from jaxalign.evaluation import judges
@@ -255,8 +311,22 @@ def _source(function: Any) -> str:
     return hashlib.sha256(Path(file).read_bytes()).hexdigest()[:16] if file and Path(file).is_file() else ""
 
 
-def _row(one: "Judged") -> dict[str, Any]:
-    return asdict(one.item) | {"outcome": one.outcome, "flipped": one.flipped} | asdict(one.verdict)
+def _row(one: "Judged", config: JudgeConfig) -> dict[str, Any]:
+    """What win rates are computed from, by the names that a study's export has too; then what the judge said."""
+    item, (ours, theirs) = one.item, one.item.names
+    row = {
+        "prompt": item.prompt,
+        "ours": item.ours,
+        "theirs": item.theirs,
+        "axis": item.axis,
+        "outcome": one.outcome,
+        "method": ours,
+        "against": theirs,
+        "judge": _label(config),
+        "temperature": config.sampled_at,
+        "step": config.step,
+    }
+    return row | {"flipped": one.flipped} | asdict(one.verdict)
 
 
 def _write(path: Path, text: str) -> None:

@@ -11,8 +11,9 @@ from jaxalign.errors import InputError
 if TYPE_CHECKING:
     from jaxalign.evaluation.study import Access, Address, Store, Study
 
-__all__ = ["ExportConfig", "ServeConfig", "run_export", "run_serve"]
+__all__ = ["ALIASES", "ExportConfig", "ServeConfig", "run_export", "run_serve"]
 
+ALIASES = {"--output": "--output-dir"}
 TOKEN_VARIABLE = "JAXALIGN_STUDY_TOKEN"
 
 
@@ -58,7 +59,7 @@ class ExportConfig:
 
     store: Path
     """The study's file; it may be served meanwhile."""
-    output: Path
+    output_dir: Path
     """Folder for the three files."""
     axis: str | None = None
     """Whose judgements become preferences.jsonl; None = the only one, or "overall"."""
@@ -94,12 +95,14 @@ def run_export(config: ExportConfig) -> None:
     from jaxalign.evaluation import study
 
     done = study.export_study(
-        config.store, config.output, axis=config.axis, preferences=config.preferences, ours=config.ours
+        config.store, config.output_dir, axis=config.axis, preferences=config.preferences, ours=config.ours
     )
     what = "pairs without a majority" if config.preferences == "majority" else "ties"
     print(
-        f"{config.output}: {done.judgements} judgements; {done.records} records on {done.axis}, "
-        f"{done.tied} {what} left out; {', '.join(path.name for path in done.files)}"
+        f"{config.output_dir}: {done.judgements} judgements; {done.records} records on {done.axis}, "
+        f"{done.tied} {what} left out; {', '.join(path.name for path in done.files)}\n"
+        f"Tables and figures: jaxalign evaluate --verdicts {config.output_dir / 'verdicts.jsonl'} "
+        f"--output-dir {config.output_dir / 'report'}"
     )
 
 

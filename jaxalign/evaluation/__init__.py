@@ -21,6 +21,7 @@ from jaxalign.evaluation._judged_tables import judge_agreement_rows, paired_test
 from jaxalign.evaluation._kl import SequenceKL, sequence_kl
 from jaxalign.evaluation._length_control import length_controlled_win_rate
 from jaxalign.evaluation._likelihood import perplexity, reward_accuracy
+from jaxalign.evaluation._messages import as_text
 from jaxalign.evaluation._paired_wins import PairedTest, paired_test, paired_tests
 from jaxalign.evaluation._plot import plot_frontier, save_figure
 from jaxalign.evaluation._plot_curves import plot_curves
@@ -77,6 +78,7 @@ __all__ = [
     "WinRatePoint",
     "agreement_between",
     "agreement_within",
+    "as_text",
     "bootstrap_interval",
     "calibration",
     "cohen_kappa",

@@ -1,6 +1,5 @@
 """People against judges: win rates by each, and how often each agrees with people (the DPO paper's table 2)."""
 
-import contextlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
@@ -85,14 +84,14 @@ def human_study(
 
 
 def human_studies(pairs: Sequence[JudgedPair], *, ties: TieRule = "half", seed: int = 0) -> list[HumanStudy]:
-    """The columns of judged pairs: people are the judges of which a verdict names its ``rater``.
+    """The columns of judged pairs: a verdict that names its ``rater`` is a person's.
 
-    A comparison that a judge did not see is missing for it. Where people and a judge share fewer than two comparisons
-    there is no column. Opponents and axes have columns of their own.
+    A comparison that a judge did not see is missing for it. A judge that shares fewer than two valid comparisons with
+    people has no cells in a column, and there is none of which people said nothing valid. Opponents and axes have
+    columns of their own.
     """
-    people = {pair.judge for pair in pairs if pair.rater}
-    judges = list(dict.fromkeys(pair.judge for pair in pairs if pair.judge not in people))
-    judged = [pair for pair in pairs if pair.judge in people]
+    judges = list(dict.fromkeys(pair.judge for pair in pairs if not pair.rater))
+    judged = [pair for pair in pairs if pair.rater]
     several = {name: len({getattr(pair, name) for pair in judged}) > 1 for name in ("against", "axis")}
     studies = []
     for method, against, axis in dict.fromkeys((pair.method, pair.against, pair.axis) for pair in judged):
@@ -102,19 +101,38 @@ def human_studies(pairs: Sequence[JudgedPair], *, ties: TieRule = "half", seed: 
         machine: dict[str, dict[object, Outcome]] = {name: {} for name in judges}
         for pair in own:
             item = replace(pair, judge="", rater="", outcome="invalid")
-            if pair.judge in people:
+            if pair.rater:
                 said.setdefault(item, []).append(pair.outcome)
             else:
                 machine[pair.judge].setdefault(item, pair.outcome)
         columns = {name: [found.get(item, "invalid") for item in said] for name, found in machine.items()}
-        respondents = len({pair.rater for pair in own if pair.rater})
-        with contextlib.suppress(InputError):
-            studies.append(
-                human_study(
-                    label, judges=columns, humans=list(said.values()), respondents=respondents, ties=ties, seed=seed
-                )
+        humans = list(said.values())
+        if not any(_counts(outcome, ties) for item in humans for outcome in item):
+            continue
+        studies.append(
+            human_study(
+                label,
+                judges={name: column for name, column in columns.items() if _comparable(column, humans, ties)},
+                humans=humans,
+                respondents=len({pair.rater for pair in own if pair.rater}),
+                ties=ties,
+                seed=seed,
             )
+        )
     return studies
+
+
+def _counts(outcome: Outcome, ties: TieRule) -> bool:
+    return outcome in ("win", "lose") or (outcome == "tie" and ties != "exclude")
+
+
+def _comparable(column: Sequence[Outcome], humans: Sequence[Sequence[Outcome]], ties: TieRule) -> bool:
+    """Whether a judge has a win rate, and two items that it and people gave a valid verdict on."""
+    shared = sum(
+        own != "invalid" and any(outcome != "invalid" for outcome in item)
+        for own, item in zip(column, humans, strict=True)
+    )
+    return shared > 1 and any(_counts(own, ties) for own in column)
 
 
 def human_study_rows(studies: Sequence[HumanStudy], *, intervals: bool = True) -> list[dict[str, object]]:

@@ -1,6 +1,5 @@
 """Judged pairs as records, and the win rates of what they hold: by method, axis, judge, temperature and step."""
 
-import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, get_args
@@ -9,6 +8,7 @@ from jaxalign.data import Records
 from jaxalign.errors import InputError
 from jaxalign.evaluation._bootstrap import Interval
 from jaxalign.evaluation._length_control import length_controlled_win_rate
+from jaxalign.evaluation._messages import as_text
 from jaxalign.evaluation._tables import Percent
 from jaxalign.evaluation._wins import Outcome, TieRule, WinRate, win_rate
 
@@ -78,7 +78,7 @@ def read_judged(records: Sequence[Mapping[str, Any]], *, judge: str = "") -> lis
 
     Args:
         records: the rows.
-        judge: who judged, where a row does not say.
+        judge: who judged, whatever the rows say; "": as they say.
 
     Raises:
         InputError: names the row and the field.
@@ -86,11 +86,13 @@ def read_judged(records: Sequence[Mapping[str, Any]], *, judge: str = "") -> lis
     found = []
     for index, record in enumerate(records):
         place = records.place(index) if isinstance(records, Records) else f"row {index + 1}"
-        values: dict[str, Any] = {"judge": judge}
+        values: dict[str, Any] = {}
         if (names := record.get("names")) is not None:
             if not isinstance(names, list) or len(names) != 2:
                 raise InputError(f"{place}: field 'names' is {names!r:.60}, not two names")
             record = {"method": names[0], "against": names[1], **record}
+        if judge:
+            record = {**record, "judge": judge}
         for field in fields(JudgedPair):
             value = record.get(field.name)
             if value is not None:
@@ -166,8 +168,8 @@ def setting_cells(everything: Sequence[Any], one: Any) -> dict[str, object]:
 
 
 def _checked(name: str, value: Any, place: str) -> Any:
-    if name == "prompt" and not isinstance(value, str):
-        return json.dumps(value, ensure_ascii=False)
+    if name == "prompt":
+        return as_text(value, place)
     if name == "outcome" and value not in get_args(Outcome):
         raise InputError(f"{place}: field 'outcome' is {value!r}, must be one of {', '.join(get_args(Outcome))}")
     if name in ("temperature", "step"):

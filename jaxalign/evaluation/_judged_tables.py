@@ -10,9 +10,9 @@ import numpy as np
 from jaxalign.evaluation._agreement import agreement_between, agreement_within, cohen_kappa, krippendorff_alpha
 from jaxalign.evaluation._bootstrap import Interval, interval_of, resampled_means
 from jaxalign.evaluation._judged import JudgedPair, Setting, by_setting, setting_cells
-from jaxalign.evaluation._paired_wins import paired_tests
+from jaxalign.evaluation._paired_wins import adjusted, paired_test
 from jaxalign.evaluation._tables import Percent, PValue
-from jaxalign.evaluation._wins import Outcome, TieRule, group_index
+from jaxalign.evaluation._wins import Outcome, TieRule, group_index, outcome_scores
 
 __all__ = ["judge_agreement_rows", "paired_test_rows", "pairwise_rows"]
 
@@ -49,8 +49,9 @@ def pairwise_rows(
 def paired_test_rows(pairs: Sequence[JudgedPair], *, ties: TieRule = "half", seed: int = 0) -> list[dict[str, object]]:
     """Every two methods that were judged on the same prompts against the same opponent: difference and exact tests.
 
-    Methods with several comparisons of a prompt are left out, as those are not independent, and so are two that share
-    fewer than two judged prompts.
+    Every two are compared on all prompts that these two share; Holm's p is among the tests of one setting. Methods with
+    several comparisons of a prompt are left out, as those are not independent, and so are two that share fewer than two
+    judged prompts.
     """
     places: dict[Setting, dict[str, dict[str, Outcome]]] = {}
     for setting, own in by_setting(pairs).items():
@@ -59,14 +60,15 @@ def paired_test_rows(pairs: Sequence[JudgedPair], *, ties: TieRule = "half", see
             places.setdefault(replace(setting, method=""), {})[setting.method] = outcomes
     rows = []
     for setting, methods in places.items():
-        shared = [prompt for prompt in next(iter(methods.values())) if all(prompt in own for own in methods.values())]
-        left_out = ("invalid", "tie") if ties == "exclude" else ("invalid",)
-        judged = [prompt for prompt in shared if all(own[prompt] not in left_out for own in methods.values())]
-        if len(methods) < 2 or len(judged) < 2:
-            continue
-        for test in paired_tests(
-            {name: [own[prompt] for prompt in shared] for name, own in methods.items()}, ties=ties, seed=seed
-        ):
+        tests = []
+        for names in itertools.combinations(methods, 2):
+            a, b = (methods[name] for name in names)
+            shared = [prompt for prompt in a if prompt in b]
+            first, second = [a[prompt] for prompt in shared], [b[prompt] for prompt in shared]
+            kept = np.isfinite(outcome_scores(first, ties)) & np.isfinite(outcome_scores(second, ties))
+            if kept.sum() > 1:
+                tests.append(paired_test(first, second, names=names, ties=ties, seed=seed))
+        for test in adjusted(tests):
             cells = setting_cells(list(places), setting)
             rows.append({
                 **{name: value for name, value in cells.items() if name != "method"},

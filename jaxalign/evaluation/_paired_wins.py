@@ -85,15 +85,19 @@ def paired_tests(
     outcomes: Mapping[str, Sequence[Outcome]], *, ties: TieRule = "half", seed: int = 0
 ) -> list[PairedTest]:
     """Every two of several methods judged on the same items against one reference; arguments as ``paired_test``."""
-    found = [
+    return adjusted([
         paired_test(outcomes[first], outcomes[second], names=(first, second), ties=ties, seed=seed)
         for first, second in itertools.combinations(outcomes, 2)
-    ]
-    adjusted, largest = [0.0] * len(found), 0.0
-    for rank, index in enumerate(sorted(range(len(found)), key=lambda index: found[index].permutation_p)):
-        largest = max(largest, min(1.0, (len(found) - rank) * found[index].permutation_p))
-        adjusted[index] = largest
-    return [replace(test, holm_p=p) for test, p in zip(found, adjusted, strict=True)]
+    ])  # fmt: skip
+
+
+def adjusted(tests: Sequence[PairedTest]) -> list[PairedTest]:
+    """Tests that are made together, with ``holm_p`` among them."""
+    found, largest = [0.0] * len(tests), 0.0
+    for rank, index in enumerate(sorted(range(len(tests)), key=lambda index: tests[index].permutation_p)):
+        largest = max(largest, min(1.0, (len(tests) - rank) * tests[index].permutation_p))
+        found[index] = largest
+    return [replace(test, holm_p=p) for test, p in zip(tests, found, strict=True)]
 
 
 def _permutation(halves: np.ndarray) -> float:

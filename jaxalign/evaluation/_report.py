@@ -75,8 +75,12 @@ figure { margin: 1rem 0; } img { max-width: 100%; height: auto; }
 .samples .prompt { background: #f2f4f7; font-weight: 400; border-top: 1px solid #ccc; }
 @media print { body { max-width: none; margin: 0; } h2, figure, tr { break-inside: avoid; } }
 """
-# Control characters, and those that turn the direction of what follows: a text could else look like another.
-_HIDDEN = re.compile("[\x00-\x08\x0b-\x1f\x7f-\x9f\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff\ud800-\udfff]")
+# Control characters, those that turn the direction of what follows, and those without width: a text could else look
+# like another. U+200C and U+200D stay: scripts and emoji need them.
+_HIDDEN = re.compile(
+    "[\x00-\x08\x0b-\x1f\x7f-\x9f\xad\u061c\u180e\u200b\u200e\u200f\u2028-\u202e\u2060-\u206f\ufeff\ud800-\udfff"
+    "\U000e0000-\U000e007f]"
+)
 
 
 def html_report(title: str, parts: Sequence[ReportPart]) -> str:

@@ -20,7 +20,11 @@ __all__ = [
     "latex_table",
     "markdown_table",
     "save_table",
+    "spreadsheet_text",
 ]
+
+# Also in the full width of East Asian keyboards, which spreadsheets read alike.
+_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 Row = Mapping[str, object]
 """A table is a sequence of these: the one value that every format is made from."""
@@ -131,7 +135,10 @@ def latex_table(rows: Sequence[Row], *, caption: str = "", label: str = "") -> s
 
 
 def csv_table(rows: Sequence[Row]) -> str:
-    """The same rows as CSV at full precision; an interval takes three columns: itself, ``... low``, ``... high``."""
+    """The same rows as CSV at full precision; an interval takes three columns: itself, ``... low``, ``... high``.
+
+    Text that a spreadsheet would take for a formula stands behind an apostrophe.
+    """
     flat: list[dict[str, object]] = []
     for row in rows:
         out: dict[str, object] = {}
@@ -144,9 +151,15 @@ def csv_table(rows: Sequence[Row]) -> str:
         flat.append(out)
     buffer = io.StringIO()
     writer = csv.DictWriter(buffer, _columns(flat), restval="", lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(flat)
+    writer.writerow({name: spreadsheet_text(name) for name in writer.fieldnames})
+    for row in flat:
+        writer.writerow({name: spreadsheet_text(cell) if isinstance(cell, str) else cell for name, cell in row.items()})
     return buffer.getvalue()
+
+
+def spreadsheet_text(cell: str) -> str:
+    """A spreadsheet takes a cell that begins so for a formula, and runs it; behind an apostrophe it is text."""
+    return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA) or cell.startswith(("\t", "\r", "\n")) else cell
 
 
 def save_table(rows: Sequence[Row], stem: Path | str, *, caption: str = "") -> tuple[Path, Path, Path]:
@@ -177,6 +190,7 @@ def _columns(rows: Sequence[Row]) -> list[str]:
 
 
 def _markdown_cell(text: str) -> str:
+    text = text.replace("&", "&amp;").replace("<", "&lt;")  # Markdown would read HTML
     return text.replace("|", "\\|").replace("\n", " ")
 
 

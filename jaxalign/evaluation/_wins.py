@@ -39,8 +39,9 @@ class WinRate:
     wilson: Interval
     """Outcomes taken as independent; too wide where ties are halves."""
     bootstrap: Interval
-    """Prompts resampled as a whole. Without width where all outcomes agree, and [0, 1] where there is but one prompt:
-    read Wilson's there."""
+    """Prompts resampled as a whole; [0, 1] where there is but one. Where prompts with several outcomes all agree it
+    would have no width, and is Wilson's of as many outcomes as there are prompts; of independent outcomes that all
+    agree it has none: read ``wilson`` there."""
     grouped: bool
     """Whether several outcomes share a prompt, so that they are not independent."""
 
@@ -113,6 +114,8 @@ def win_rate(
     bootstrap = Interval(rate, 0.0, 1.0)
     if units > 1:
         bootstrap = bootstrap_interval(scores[kept], groups=labels, level=level, resamples=resamples, seed=seed)
+        if units < number and bootstrap.low == bootstrap.high:  # nothing varies, which does not make it certain
+            bootstrap = wilson_interval(rate, units, level=level)
     return WinRate(
         wins=counts["win"],
         ties=counts["tie"],

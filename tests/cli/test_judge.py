@@ -1,5 +1,6 @@
 """``jaxalign judge run``: files in, verdicts and counts out, errors in one line."""
 
+import csv
 import json
 
 import pytest
@@ -35,7 +36,13 @@ def test_a_reward_compares(shell, pairs, tmp_path):
     arguments = ("judge", "run", "--judge", "reward", "--model", LENGTH, "--pairs", pairs, "--output-dir", out)
     status, output, errors = shell(*arguments)
     assert (status, errors) == (0, "")
-    assert "overall: first against second: 6 won, 3 tied, 0 lost, 0 invalid\n" in output
+    assert "overall: first against second: 6 won, 3 tied, 0 lost, 0 invalid; win rate 83.3 [" in output
+    rate = json.loads((out / "summary.json").read_text())["win_rate"]["overall"]
+    assert rate["estimate"] == pytest.approx(7.5 / 9)
+    assert rate["low"] < rate["estimate"] < rate["high"]
+    assert output.endswith(
+        f"Tables and figures: jaxalign evaluate --verdicts {out / 'verdicts.jsonl'} --output-dir {out / 'report'}\n"
+    )
     assert counts(out) == {"win": 6, "tie": 3, "lose": 0, "invalid": 0}
     found = rows(out)
     assert [row["prompt"] for row in found] == [pair["prompt"] for pair in PAIRS]
@@ -47,7 +54,23 @@ def test_a_reward_compares(shell, pairs, tmp_path):
     # Ours and theirs the other way round: every outcome mirrored.
     shell(*arguments, "--fields", "second", "first", "--names", "x", "y")
     assert counts(out) == {"win": 0, "tie": 3, "lose": 6, "invalid": 0}
-    assert rows(out)[0]["names"] == ["x", "y"]
+    row = rows(out)[0]
+    assert (row["method"], row["against"], row["judge"]) == ("x", "y", LENGTH)
+
+
+def test_judges_are_told_apart_by_their_labels(shell, pairs, tmp_path):
+    flags = ("--judge", "reward", "--model", LENGTH, "--pairs", pairs, "--sampled-at", "0.7", "--step", "20")
+    files = []
+    for label in ("one", "two"):
+        shell("judge", "run", *flags, "--label", label, "--output-dir", tmp_path / label)
+        files.append(tmp_path / label / "verdicts.jsonl")
+    row = rows(tmp_path / "two")[0]
+    assert (row["judge"], row["temperature"], row["step"]) == ("two", 0.7, 20)
+    for named, names in ((files, {"one", "two"}), ((f"other={files[0]}", files[1]), {"other", "two"})):
+        status, _, errors = shell("evaluate", "--verdicts", *named, "--output-dir", tmp_path / "report")
+        assert (status, errors) == (0, "")
+        with open(tmp_path / "report" / "win_rates.csv") as table:
+            assert {found["judge"] for found in csv.DictReader(table)} == names
 
 
 def test_two_files_of_completions_are_matched_by_prompt(shell, tmp_path, refused):
@@ -100,10 +123,11 @@ def test_an_endpoint_that_stays_away_fails_in_one_line_and_keeps_what_it_gave(sh
             "judge", "run", "--judge", "openai", "--model", "m", "--base-url", server.url, "--api-key-variable", "None",
             "--pairs", pairs, "--output-dir", out, "--max-attempts", "2", "--first-pause", "0.01",
         )  # fmt: skip
-        status, output, errors = shell(*arguments)
-        assert (status, output) == (1, "")
+        status, _, errors = shell(*arguments)
+        assert status == 1
         assert errors.startswith(f"jaxalign: m at {server.url}: 1 of 9 comparisons have no verdict; the last reason:")
-        assert not (out / "verdicts.jsonl").exists()
+        assert [row["prompt"] for row in rows(out)] == [p["prompt"] for p in PAIRS if "item-4 " not in p["prompt"]]
+        assert json.loads((out / "summary.json").read_text())["without_verdict"] == 1
         shell(*arguments)
         assert server.asked["item-4"] == 4
         assert sum(server.asked.values()) == 8 + 4
@@ -117,7 +141,8 @@ def test_a_local_model_compares(judge, shell, pairs, model, tmp_path):
         'direct = "Preferred:{choices}"\n[questions]\noverall = "?"\n'
     )
     flags = ("--model", model, "--pairs", pairs, "--output-dir", tmp_path / "out", "--prompts", prompts)
-    status, _, errors = shell("judge", "run", "--judge", judge, *flags, "--max-tokens", "2")
+    flags += ("--max-tokens", "2") if judge == "sampled" else ()
+    status, _, errors = shell("judge", "run", "--judge", judge, *flags)
     assert (status, errors) == (0, "")
     found = counts(tmp_path / "out")
     assert sum(found.values()) == 9
@@ -145,8 +170,14 @@ def test_messages_are_read_as_turns(shell, tmp_path):
         (("--pairs", "PAIRS", "--fields", "first", "other"), "PAIRS: row 1: field 'other': expected text, is missing"),
         (("--pairs", "PAIRS", "--names", "x", "x"), "--names: two different names, both are 'x'"),
         (("--pairs", "PAIRS", "--axis", "accuracy"), "--axis: a reward is asked nothing; it knows overall alone"),
-        (("--pairs", "PAIRS", "--ties"), "--ties: reward gives no answer in words; --tie-margin is for likelihood"),
-        (("--pairs", "PAIRS", "--tie-margin", "1"), "--tie-margin: is for --judge likelihood"),
+        (("--pairs", "PAIRS", "--ties"), "--ties: is for --judge openai or sampled, not for reward"),
+        (("--pairs", "PAIRS", "--tie-margin", "1"), "--tie-margin: is for --judge likelihood, not for reward"),
+        (
+            ("--pairs", "PAIRS", "--temperature", "0.7"),
+            "--temperature: is for --judge openai or sampled, not for reward",
+        ),
+        (("--pairs", "PAIRS", "--timeout", "9"), "--timeout: is for --judge openai, not for reward"),
+        (("--pairs", "PAIRS", "--step", "-1"), "--step: must be at least 0, is -1"),
         (("--pairs", "PAIRS", "--concurrency", "0"), "--concurrency: must be at least 1, is 0"),
         (("--pairs", "PAIRS", "--seeed", "0"), "unknown flag --seeed; did you mean --seed?"),
     ],

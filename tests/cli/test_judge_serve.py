@@ -150,11 +150,18 @@ def test_the_recipes_read_what_is_exported(outputs, tmp_path, model, shell, caps
         for position in range(1, 6):
             better = "second" if opened.view(1, position).flipped else "first"
             opened.submit(1, study.Answer(id=new_id(), position=position, preferences={"overall": better}))
-    judge("export", "--store", store, "--output", tmp_path / "out")
+    judge("export", "--store", store, "--output-dir", tmp_path / "out")
     assert capsys.readouterr().out == (
         f"{tmp_path / 'out'}: 5 judgements; 5 records on overall, 0 pairs without a majority left out; "
         "judgements.csv, preferences.jsonl, verdicts.jsonl\n"
+        f"Tables and figures: jaxalign evaluate --verdicts {tmp_path / 'out' / 'verdicts.jsonl'} "
+        f"--output-dir {tmp_path / 'out' / 'report'}\n"
     )
+    status, output, errors = shell("judge", "export", "--store", store, "--output", tmp_path / "out")  # its other name
+    assert (status, errors) == (0, "")
+    status, output, errors = shell(*output.split("jaxalign ")[1].split())
+    assert (status, errors) == (0, "")
+    assert (tmp_path / "out" / "report" / "report.html").is_file()
     records = [json.loads(line) for line in (tmp_path / "out" / "preferences.jsonl").read_text().splitlines()]
     assert {(record["chosen"][:6], record["rejected"][:5]) for record in records} == {("Better", "Worse")}
     for recipe in ("reward", "dpo"):

@@ -1,5 +1,7 @@
 """Agreement against worked examples of the literature and scikit-learn, intervals by simulation, the talk's table."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -163,11 +165,15 @@ def test_opponents_and_axes_are_columns_of_their_own():
             pairs.append(pair(number, against=against, outcome="win", judge="people", rater="ann"))
             pairs.append(pair(number, against=against, outcome="win" if number else "lose", judge="S"))
     pairs.append(pair(9, against="Base", outcome="win", judge="people", rater="ann"))  # which no judge saw
-    first, second = human_studies(pairs)
-    assert (first.method, second.method) == ("DPO against PPO", "DPO against SFT")
+    pairs += [pair(number, against="SFT", outcome="win", judge="T") for number in range(2)]
+    first, second, third = human_studies(pairs)
+    assert (first.method, second.method, third.method) == ("DPO against PPO", "DPO against SFT", "DPO against Base")
+    assert [list(one.judges) for one in (first, second, third)] == [["S"], ["S", "T"], []]
     assert first.judge_human["S"].estimate == pytest.approx(2 / 3, abs=FLOAT64)
     assert (first.human.estimate, first.respondents) == (1.0, 1)
     assert human_studies([one for one in pairs if not one.rater]) == []
+    unnamed = [replace(one, judge="") for one in pairs]  # people are told by their names
+    assert human_studies(unnamed)[0].judge_human[""] == first.judge_human["S"]
 
 
 def test_one_person_an_item_leaves_the_cell_empty():

@@ -47,7 +47,7 @@ def test_lines_are_read_with_what_they_leave_out(tmp_path):
     )
     first, second = read_judged(load_records(path))
     assert first == JudgedPair(prompt="a", ours="b", theirs="c", outcome="win")
-    assert second.prompt == '[{"role": "user", "content": "é"}]'
+    assert second.prompt == "User: é"  # as a judge was shown it
     assert (second.axis, second.method, second.against, second.judge) == ("accuracy", "DPO", "SFT", "j")
     assert (second.temperature, second.step) == (1.0, 20)
     rows = [{"prompt": "a", "ours": "b", "theirs": "c", "outcome": "win", "names": ["DPO", "PPO"]}]
@@ -65,6 +65,7 @@ def test_lines_are_read_with_what_they_leave_out(tmp_path):
         ({"method": "D\u202ePO"}, "row 1: field 'method' is .*: a name must be printable"),
         ({"names": "DPO"}, "row 1: field 'names' is 'DPO', not two names"),
         ({"names": ["DPO", 3]}, "row 1: field 'against' is a int, not a string"),
+        ({"prompt": [{"role": "user"}]}, "row 1: field 'prompt': a message needs 'role' and 'content', both text"),
         ({"step": 1.5}, "row 1: field 'step' is 1.5, no whole number"),
     ],
 )
@@ -181,6 +182,13 @@ def test_methods_are_tested_on_the_prompts_they_share():
     assert rows[1]["Holm p"].value < 0.01
     assert str(rows[1]["Holm p"]) == f"{rows[1]['Holm p'].value:.3f}"
     assert str(PValue(0.0002)) == "< 0.001"
+    few = judged(["lose", "lose", "win"], method="SFT", against="human", temperature=0.0)
+    more = paired_test_rows([*over_temperature(), *few])  # which shares three prompts takes none from the others
+    assert [(row["first"], row["second"], row["prompts"]) for row in more] == [
+        ("DPO", "PPO", 20), ("DPO", "SFT", 3), ("PPO", "SFT", 3), ("DPO", "PPO", 20),
+    ]  # fmt: skip
+    lowest = min(more[:3], key=lambda row: row["permutation p"].value)
+    assert lowest["Holm p"].value == pytest.approx(min(1, 3 * lowest["permutation p"].value), abs=FLOAT64)
     twice = [*over_temperature(), *over_temperature()]
     assert paired_test_rows(twice) == []  # several verdicts of a prompt are not independent
 

@@ -13,7 +13,9 @@ from jaxalign.evaluation import (
     ReportSamples,
     ReportTable,
     ReportText,
+    csv_table,
     html_report,
+    markdown_table,
     plot_curves,
 )
 
@@ -69,6 +71,18 @@ def test_hostile_text_stays_text_wherever_it_stands(text):
     shown = re.sub("[\x00\x1b\u202e\ud800]", lambda found: f"[U+{ord(found[0]):04X}]", text)
     assert sum(shown in piece for piece in page.texts) >= 9
     assert "\u202e" not in written
+
+
+def test_what_has_no_width_is_named():
+    hidden = "\xad\u061c\u180e\u200b\u2028\u2029\u2060\u206f\U000e0041"
+    page = html_report("t", [ReportText("h", f"a{hidden}b \u200c\u200d")])
+    assert "a" + "".join(f"[U+{ord(one):04X}]" for one in hidden) + "b \u200c\u200d" in page
+
+
+def test_cells_are_neither_formulas_nor_html():
+    rows = [{"=a": "=1+1", "b": "<b>&", "n": -1.5}]
+    assert csv_table(rows) == "'=a,b,n\n'=1+1,<b>&,-1.5\n"
+    assert "| =1+1 | &lt;b>&amp; | -1.500 |" in markdown_table(rows)
 
 
 def test_nothing_is_fetched_and_no_script_may_run():

@@ -113,6 +113,13 @@ def test_all_ties():
         win_rate(["tie"] * 9, ties="exclude")
 
 
+def test_prompts_that_all_agree_leave_a_doubt():
+    found = win_rate(["win"] * 12, groups=[0, 1, 2, 3] * 3)
+    assert found.interval == found.bootstrap == wilson_interval(1.0, 4)
+    found = win_rate(["win", "lose"] * 4, groups=[0, 0, 1, 1, 2, 2, 3, 3])
+    assert found.interval == wilson_interval(0.5, 4)
+
+
 def test_one_outcome_says_next_to_nothing():
     found = win_rate(["win", "invalid"])
     assert (found.rate, found.bootstrap.low, found.bootstrap.high) == (1.0, 0.0, 1.0)

@@ -6,9 +6,10 @@ rates, agreement), people's page, training.
 """
 
 from jaxalign.evaluation._comparison import Comparison, Judge, Preference, Verdict
+from jaxalign.evaluation._wins import Outcome
 from jaxalign.evaluation.judges._answer import read_answer
 from jaxalign.evaluation.judges._cache import VerdictCache
-from jaxalign.evaluation.judges._compare import Item, Judged, Outcome, compare, shown
+from jaxalign.evaluation.judges._compare import Item, Judged, compare, judged_so_far, shown
 from jaxalign.evaluation.judges._endpoint import EndpointConfig, EndpointError, OpenAIJudge, Usage
 from jaxalign.evaluation.judges._likelihood import LikelihoodJudge
 from jaxalign.evaluation.judges._prompts import BUILT_IN_PROMPTS, AnswerForm, JudgePrompts, load_prompts
@@ -35,6 +36,7 @@ __all__ = [
     "Verdict",
     "VerdictCache",
     "compare",
+    "judged_so_far",
     "load_prompts",
     "read_answer",
     "shown",

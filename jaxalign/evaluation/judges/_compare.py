@@ -5,16 +5,15 @@ import json
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Literal, get_args
+from typing import get_args
 
 from jaxalign.evaluation._comparison import Comparison, Judge, Preference, Verdict
+from jaxalign.evaluation._wins import Outcome
 from jaxalign.evaluation.judges._cache import VerdictCache, verdict_key
 
-__all__ = ["Item", "Judged", "Outcome", "compare", "shown"]
+__all__ = ["Item", "Judged", "compare", "judged_so_far", "shown"]
 
-Outcome = Literal["win", "tie", "lose", "invalid"]
-"""From our side."""
-
+_SAME = Verdict(preference="tie", text="the outputs are the same text")
 _POLL = 0.25  # seconds between two looks at what another process asks
 
 
@@ -37,6 +36,7 @@ class Judged:
 
     item: Item
     outcome: Outcome
+    """From our side."""
     verdict: Verdict
     """Of the two as they were shown."""
     flipped: bool
@@ -66,7 +66,8 @@ def compare(
 ) -> list[Judged]:
     """Have a judge compare two models' outputs; the order in which they are shown is drawn at random.
 
-    Equal questions are asked once. With a cache every verdict is written as soon as it is there, and none that it
+    Equal questions are asked once, and outputs that are the same text are a tie that nobody is asked about: there is no
+    order to draw. With a cache every verdict is written as soon as it is there, and none that it
     holds is asked again, so that an evaluation that was killed goes on where it was; what another process on the same
     cache is asking at the moment is waited for.
 
@@ -90,10 +91,13 @@ def compare(
     name, version = judge.name, judge.version
     keys = [verdict_key(name, version, comparison) for comparison, _ in orders]
     places: dict[str, list[int]] = {}
-    for index, key in enumerate(keys):
-        places.setdefault(key, []).append(index)
+    for index, (item, key) in enumerate(zip(items, keys, strict=True)):
+        if item.ours != item.theirs:
+            places.setdefault(key, []).append(index)
     verdicts: dict[str, Verdict] = {}
-    done = 0
+    done = sum(item.ours == item.theirs for item in items)
+    if done and on_progress is not None:
+        on_progress(done, len(items))
 
     def keep(key: str, verdict: Verdict) -> None:
         nonlocal done
@@ -129,9 +133,27 @@ def compare(
             if not ours and len(verdicts) < len(places):
                 time.sleep(_POLL)
     return [
-        Judged(item=item, outcome=_outcome(verdicts[key].preference, flipped), verdict=verdicts[key], flipped=flipped)
+        _judged(item, verdicts.get(key, _SAME), flipped)
         for item, key, (_, flipped) in zip(items, keys, orders, strict=True)
     ]
+
+
+def judged_so_far(judge: Judge, items: Sequence[Item], *, seed: int, cache: VerdictCache) -> list[Judged]:
+    """What ``compare`` of the same arguments would return of the items that have a verdict already; nobody is asked."""
+    orders = [shown(item, seed) for item in items]
+    keys = [verdict_key(judge.name, judge.version, comparison) for comparison, _ in orders]
+    verdicts = cache.find(list(dict.fromkeys(keys)))
+    return [
+        _judged(item, verdicts.get(key, _SAME), flipped)
+        for item, key, (_, flipped) in zip(items, keys, orders, strict=True)
+        if key in verdicts or item.ours == item.theirs
+    ]
+
+
+def _judged(item: Item, verdict: Verdict, flipped: bool) -> Judged:
+    if item.ours == item.theirs:
+        return Judged(item=item, outcome="tie", verdict=_SAME, flipped=False)
+    return Judged(item=item, outcome=_outcome(verdict.preference, flipped), verdict=verdict, flipped=flipped)
 
 
 def _outcome(preference: Preference, flipped: bool) -> Outcome:

@@ -12,16 +12,14 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxalign.errors import InputError
+from jaxalign.evaluation._messages import as_text
+from jaxalign.evaluation._tables import spreadsheet_text
 from jaxalign.evaluation.study._pairs import Content, Pair
 from jaxalign.evaluation.study._store import Judgement, Store
 
 __all__ = ["Exported", "export_study"]
 
 Preferences = Literal["majority", "every"]
-
-
-# Also in the full width of East Asian keyboards, which spreadsheets read alike.
-_FORMULA = ("=", "+", "-", "@", "\uff1d", "\uff0b", "\uff0d", "\uff20")
 
 
 @dataclass(frozen=True)
@@ -131,7 +129,7 @@ def _text(output: Content) -> str:
         return output
     if len(output) == 1:
         return output[0]["content"]
-    return "\n\n".join(f"{message['role']}: {message['content']}" for message in output)
+    return as_text(output, "a pair", name="outputs")
 
 
 def _csv(judgements: Iterable[Judgement]) -> bytes:
@@ -145,13 +143,8 @@ def _csv(judgements: Iterable[Judgement]) -> bytes:
         preference = "tie" if one.preferred is None else one.pair.systems[one.preferred]
         cells = [one.rater, one.pair.row, one.axis, *one.pair.systems, preference, str(one.flipped).lower(),
                  f"{one.seconds:.1f}", one.comment, when]  # fmt: skip
-        writer.writerow([_plain(cell) if isinstance(cell, str) else cell for cell in cells])
+        writer.writerow([spreadsheet_text(cell) if isinstance(cell, str) else cell for cell in cells])
     return text.getvalue().encode()
-
-
-def _plain(cell: str) -> str:
-    """A spreadsheet takes a cell that begins so for a formula, and runs it; behind an apostrophe it is text."""
-    return f"'{cell}" if cell.lstrip(" ").startswith(_FORMULA) or cell.startswith(("\t", "\r", "\n")) else cell
 
 
 def _lines(rows: Iterable[dict[str, Any]]) -> bytes:

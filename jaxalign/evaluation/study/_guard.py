@@ -37,7 +37,7 @@ class Guard:
 
     def __init__(self, app: App, *, hosts: Collection[str] | None, public_url: str | None) -> None:
         self._app, self._hosts = app, hosts
-        self._public = urlsplit(public_url).netloc.casefold() if public_url else None
+        self._public = _origin_host(public_url) if public_url else None
 
     async def __call__(self, scope: Message, receive: Receive, send: Send) -> None:
         if scope["type"] != "http":
@@ -70,6 +70,12 @@ class Guard:
         if not sender or sender not in {host, self._public}:
             return "this did not come from the study's own page"
         return None
+
+
+def _origin_host(url: str) -> str:
+    """Host and port as browsers send them in "Origin": without the scheme's own port."""
+    parts = urlsplit(url)
+    return parts.netloc.casefold().removesuffix({"http": ":80", "https": ":443"}[parts.scheme])
 
 
 def _name(url: str) -> str | None:

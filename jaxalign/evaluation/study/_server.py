@@ -29,9 +29,7 @@ class Address:
     """What links begin with, where another server stands before this one; None: this host and port."""
 
     def __post_init__(self) -> None:
-        if self.public_url is not None and not (
-            urlsplit(self.public_url).scheme in ("http", "https") and urlsplit(self.public_url).netloc
-        ):
+        if self.public_url is not None and not _is_origin(self.public_url):
             raise InputError(f"--public-url: expected such as https://study.example.org, got {self.public_url!r}")
 
     @property
@@ -57,6 +55,17 @@ class Address:
         host = socket.gethostname() if self.host in ("0.0.0.0", "::") else self.host
         own = f"http://{f'[{host}]' if ':' in host else host}:{self.port}"
         return f"{(self.public_url or own).rstrip('/')}/{'#' + quote(key) if key else ''}"
+
+
+def _is_origin(url: str) -> bool:
+    """Scheme, host and perhaps a port, and nothing that a link's "/#key" could not follow."""
+    try:
+        parts = urlsplit(url)
+        parts.port  # noqa: B018 - refuses what is none
+    except ValueError:
+        return False
+    plain = parts.path in ("", "/") and not set("?#@").intersection(url)
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and plain
 
 
 def bind(host: str, port: int) -> socket.socket:

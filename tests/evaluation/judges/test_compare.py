@@ -101,6 +101,17 @@ def test_equal_questions_are_asked_once():
     assert len(judge.asked) == 15
 
 
+def test_outputs_that_are_the_same_text_are_a_tie_that_nobody_is_asked_about(tmp_path):
+    judge, seen = Told("first"), []
+    some = [*items(2), Item(prompt="p", ours="same", theirs="same")]
+    with VerdictCache(tmp_path / "verdicts.sqlite") as cache:
+        for kept in (None, cache):
+            judged = compare(judge, some, seed=0, cache=kept, on_progress=lambda *counts: seen.append(counts))
+            assert (judged[2].outcome, judged[2].verdict.preference, judged[2].flipped) == ("tie", "tie", False)
+    assert [one.prompt for one in judge.asked] == ["prompt 0", "prompt 1"] * 2
+    assert seen == [(1, 3), (2, 3), (3, 3)] * 2
+
+
 def test_nothing_to_compare():
     judge = Told("first")
     assert compare(judge, [], seed=0) == []

@@ -38,4 +38,4 @@ def test_every_block_runs(tmp_path):
         assert sum(server.asked.values()) == 2 + 4
     summary = json.loads((tmp_path / "runs" / "judged" / "summary.json").read_text())
     assert summary["names"] == ["dpo", "sft"]
-    assert set(summary["counts"]) == {"helpfulness", "harmlessness"}
+    assert set(summary["counts"]) == {"helpful", "harmless"}

@@ -8,7 +8,7 @@ from jaxalign.evaluation.judges import BUILT_IN_PROMPTS, Comparison, load_prompt
 AXES = {
     "summaries": {"overall", "accuracy", "coherence", "coverage"},
     "summaries-concise": {"overall"},
-    "dialogue": {"overall", "helpfulness", "harmlessness"},
+    "dialogue": {"overall", "helpful", "harmless"},
 }
 GOOD = """
 text = '''{question} {prompt} A: {first} B: {second} {answer}'''

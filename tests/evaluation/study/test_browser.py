@@ -161,6 +161,14 @@ def test_who_joined_by_name_comes_back_without_his_own_link(context, tmp_path):
         wait_for(page, SHOWN)
         assert page.inner_text("#count") == "1 of 2 answered"
         assert list(one.store.raters().values()) == ["anna"]
+        with page.expect_response("**/api/study"):  # a link that was cut before "#" loses no way back
+            page.goto("about:blank")
+            page.goto(f"{one.url}/")
+        wait_for(page, "!document.getElementById('message').hidden")
+        page = context.new_page()
+        page.goto(link)
+        wait_for(page, "document.activeElement.id === 'name'")
+        assert page.inner_text("#return") == "Go on as anna"
 
 
 def test_a_wrong_link_opens_nothing(context, tmp_path):

@@ -8,6 +8,7 @@ import pytest
 from jaxalign import data
 from jaxalign.errors import InputError
 from jaxalign.evaluation import study
+from jaxalign.evaluation._tables import spreadsheet_text
 from tests.data import toy
 from tests.evaluation.study.running import OURS, THEIRS, make_pairs, new_id
 
@@ -67,12 +68,12 @@ def test_every_judgement_is_a_row(path, tmp_path):
 
 @pytest.mark.parametrize("cell", ["=1", "+1", "-1", "@x", " =1", "\t=1", "\r\n=1", "\uff1d1"])
 def test_formulas_are_text(cell):
-    assert study._export._plain(cell) == f"'{cell}"
+    assert spreadsheet_text(cell) == f"'{cell}"
 
 
 @pytest.mark.parametrize("cell", ["", "a=1", "fine, thank you", "1-2"])
 def test_words_stay_as_they_are(cell):
-    assert study._export._plain(cell) == cell
+    assert spreadsheet_text(cell) == cell
 
 
 def test_records_are_the_majority_or_every_judgement(path, tmp_path):

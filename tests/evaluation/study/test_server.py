@@ -273,8 +273,10 @@ def test_links_and_sockets():
     behind = study.Address("127.0.0.1", 80, "https://study.example.org/")
     assert behind.link("k") == "https://study.example.org/#k"
     assert "study.example.org" in behind.names
-    with pytest.raises(InputError, match="--public-url"):
-        study.Address("127.0.0.1", 80, "study.example.org")
+    site = "https://study.example.org"
+    for wrong in ("study.example.org", f"{site}/a", f"{site}?a=1", f"{site}/#a", "https://me@a.org", "https://a.org:x"):
+        with pytest.raises(InputError, match="--public-url"):
+            study.Address("127.0.0.1", 80, wrong)
     with study.bind("127.0.0.1", 0) as one:
         port = one.getsockname()[1]
         with pytest.raises(InputError, match=f"--port {port}: Address already in use"):
@@ -284,8 +286,9 @@ def test_links_and_sockets():
             study.bind(host, port)
 
 
-def test_behind_a_proxy_its_own_name_counts(tmp_path):
-    with serving(tmp_path / "study.sqlite", make_study(1, raters=("anna",)), public_url="https://study.example") as one:
+@pytest.mark.parametrize("url", ["https://study.example", "https://Study.example:443/"])
+def test_behind_a_proxy_its_own_name_counts(tmp_path, url):
+    with serving(tmp_path / "study.sqlite", make_study(1, raters=("anna",)), public_url=url) as one:
         headers = {"Origin": "https://study.example", "Authorization": f"Bearer {one.key('anna')}"}
         with httpx.Client(base_url=one.url, headers=headers) as client:
             assert client.post("/api/next", json={"tab": "0" * 32}).status_code == 200

@@ -334,7 +334,8 @@ async function open() {
   const { status, data } = await askUntilAnswered("/api/study", undefined, waiting);
   say("");
   if (status !== 200) {
-    if (stored(localStorage, "study-rater")?.includes(link.credential)) store(localStorage, "study-rater", null);
+    const before = JSON.parse(stored(localStorage, "study-rater") ?? "null");
+    if (before?.key === link.credential) store(localStorage, "study-rater", null);
     announce("This link does not open the study", sentence(data.error));
     return;
   }
