@@ -3,6 +3,7 @@
 import collections
 import contextlib
 import dataclasses
+import os
 import random
 import signal
 import time
@@ -172,9 +173,8 @@ class Suite:
         with self.timed("folder gone for a while") as row:
             run = self.run("gone")
             run.start()
-            run.wait_for(lambda: len(run.saved()) >= 2, "the second checkpoint")
             away = self.folder / "away"
-            run.folder.rename(away)
+            run.wait_for(lambda: len(run.saved()) >= 2 and _moved(run, away), "the second checkpoint")
             status = run.finish()
             said = run.said()
             run.folder.mkdir(exist_ok=True)
@@ -219,3 +219,15 @@ def table(rows: list[Row]) -> str:
     lines += ["", "The SIGKILLs came:", ""]
     lines += [f"- {count} {moment}" for moment, count in moments.most_common()]
     return "\n".join(lines)
+
+
+def _moved(run: Run, away: Path) -> bool:
+    """Move the folder away while nothing is written: a save under way would make it anew and go on there."""
+    os.kill(run.process, signal.SIGSTOP)
+    try:
+        if run.is_saving():
+            return False
+        run.folder.rename(away)
+        return True
+    finally:
+        os.kill(run.process, signal.SIGCONT)
