@@ -1,7 +1,7 @@
 """docs/: its code runs as it stands, its commands parse, its links lead somewhere.
 
-Pages of ``METHODS`` and ``HOW_TO``, and others with code, are run by ``tests.run_pages``, all in one process. Two long
-ones have a test of their own, with what they need beside them.
+Pages with code are run by ``tests.run_pages``, all in one process; two have a test of their own, with a server or with
+checks of what they print.
 """
 
 import importlib
@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+from jaxalign import recipes
 from jaxalign.cli import _main, _plan, _preview
 from jaxalign.cli._flags import _names
 from tests.markdown import DOCS, PAGES, ROOT, RUN, SHOWN, anchors, blocks, links, parsed_commands, prose, shell
@@ -130,15 +131,15 @@ def _config(command: _main._Command) -> type:
 def test_flags_in_the_table_for_trl_users_are_those_of_the_recipes():
     page = prose(DOCS / "how-to" / "from-trl.md")
     sections = re.split(r"^## ", page, flags=re.MULTILINE)[1:]
-    recipes = [found[1] for section in sections if (found := re.match(r".*`jaxalign (\w+)`", section))]
-    assert recipes == ["sft", "dpo", "reward", "ppo"]
+    commands = [found[1] for section in sections if (found := re.match(r".*`jaxalign (\w+)`", section))]
+    assert commands == ["sft", "dpo", "reward", "ppo"]
     for section in sections:
         own = re.match(r".*`jaxalign (\w+)`", section)
         rows = [row.split(" | ") for row in section.splitlines() if row.startswith("| ")][1:]
         named = {flag for row in rows for cell in row[1:] for flag in re.findall(r"`(--[\w-]+)", cell)}
         assert len(named) >= 4
-        for recipe in [own[1]] if own else ["sft", "dpo", "reward"]:
-            assert named <= _flags(recipe), f"{recipe}: {sorted(named - _flags(recipe))}"
+        for command in [own[1]] if own else ["sft", "dpo", "reward"]:
+            assert named <= _flags(command), f"{command}: {sorted(named - _flags(command))}"
 
 
 FOREIGN = {
@@ -156,11 +157,20 @@ FOREIGN = {
 )
 def test_flags_named_in_the_text_exist(page: Path):
     known = {"--help"}.union(*(_flags(command) for command in _main.COMMANDS), FOREIGN.get(page.name, ()))
-    named = {flag for code in re.findall(r"`(--[^`]+)`", prose(page)) for flag in FLAG.findall(code)}
-    assert named <= known, sorted(named - known)
+    for command, code in re.findall(r"`(?=--|jaxalign )(?:jaxalign (\w+) )?([^`]+)`", prose(page)):
+        named = set(FLAG.findall(code))
+        own = _flags(command) | {"--help"} if command else known
+        assert named <= own, f"{command}: {sorted(named - own)}"
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: page.name)
+def test_the_table_of_the_dpo_family_is_whole():
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)?) \|", prose(DOCS / "methods" / "dpo.md"), re.MULTILINE)
+    assert {name for row in rows for name in re.findall(r"\w+", row)} == set(recipes.LOSSES)
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT))
+)
 def test_links_lead_somewhere(page: Path):
     for link in links(page):
         path, _, anchor = link.partition("#")
