@@ -3,6 +3,7 @@
 #   make demo            align SmolLM2-135M on film reviews; samples, figure and report under runs/
 #   make demo-frontier   the whole reward-KL frontier, every method, on a 0.85M-parameter model
 #   make test            the whole test suite (needs no torch)
+#   make test-docs       that the README's, the pages' and the notebooks' code runs as it stands
 #   make parity          live parity tests against PyTorch's models (installs torch into .venv)
 #   make faults          kill, damage, starve and stop runs; prints a report
 #   make lint            ruff and mypy
@@ -20,7 +21,7 @@ EXTRAS := dev$(if $(ACCELERATOR),$(comma)$(ACCELERATOR))
 # Two test workers on two cores; more cores take more.
 WORKERS ?= 2
 
-.PHONY: demo demo-frontier test parity faults lint check-accelerator
+.PHONY: demo demo-frontier test test-docs parity faults lint check-accelerator
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -49,6 +50,13 @@ demo-frontier: check-accelerator
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/parity tests
+
+# What reads the README, docs/ and the notebooks.
+DOCS_TESTS := $(wildcard tests/test_readme.py tests/test_docs.py tests/test_notebooks.py \
+	tests/evaluation/test_docs.py tests/evaluation/judges/test_docs.py)
+
+test-docs: $(VENV)/.installed
+	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile $(DOCS_TESTS)
 
 parity: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable ".[parity]"

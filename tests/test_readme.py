@@ -3,16 +3,13 @@
 They run in one folder, top to bottom, with the packaged SmolLM2, as a reader would type them.
 """
 
-import os
 import re
-import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
-ROOT = Path(__file__).parents[1]
-BLOCK = re.compile(r"^```(bash|python)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
+from tests.markdown import ROOT, blocks, shell
 
 
 @pytest.fixture(scope="module")
@@ -20,30 +17,16 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("readme")
 
 
-def _run(command: list[str], folder: Path) -> str:
-    environment = os.environ | {
-        "PYTHONPATH": str(ROOT),
-        "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
-        "JAX_COMPILATION_CACHE_DIR": os.environ.get("JAX_COMPILATION_CACHE_DIR", str(ROOT / ".jax_cache")),
-        "XLA_FLAGS": "",
-        "HF_HUB_OFFLINE": "1",
-    }
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=900)
-    assert done.returncode == 0, f"{command[-1]}\n{done.stdout[-2000:]}\n{done.stderr[-3000:]}"
-    return done.stdout
-
-
 def test_every_block_runs_as_it_is_written(folder: Path):
-    blocks = BLOCK.findall((ROOT / "README.md").read_text(encoding="utf-8"))
-    languages = [language for language, _ in blocks]
+    found = blocks(ROOT / "README.md")
+    languages = [block.language for block in found]
     assert languages.count("bash") >= 3
     assert languages.count("python") >= 2
+    assert set(languages) == {"bash", "python"}
     output = ""
-    for language, text in blocks:
-        if language == "bash":
-            output += _run(["bash", "-euo", "pipefail", "-c", text], folder)
-        else:
-            output += _run([sys.executable, "-c", text], folder)
+    for block in found:
+        command = ["bash", "-euo", "pipefail", "-c"] if block.language == "bash" else [sys.executable, "-c"]
+        output += shell([*command, block.text], folder, XLA_FLAGS="")  # compiled as users' are
     # What the text promises is there.
     assert "Review: The Quiet Year" in output
     run = folder / "runs" / "dpo"

@@ -24,7 +24,7 @@ from jaxalign.recipes._raters import identity_of, load_text_reward
 from jaxalign.recipes._reward import RewardObjective, reward_objective
 from jaxalign.recipes._reward_rater import RewardModelReward
 from jaxalign.recipes._run import load_tokenizer
-from jaxalign.recipes._scores import score_targets, sequence_scores
+from jaxalign.recipes._scores import PairScores, pair_scores, score_targets, sequence_scores
 from jaxalign.recipes.collect import CollectConfig
 from jaxalign.recipes.dpo import DPOConfig
 from jaxalign.recipes.hindsight import HindsightConfig
@@ -47,6 +47,7 @@ __all__ = [
     "PPOConfig",
     "PPOFitConfig",
     "PPOResult",
+    "PairScores",
     "PreferenceObjective",
     "Pretraining",
     "RewardModelConfig",
@@ -71,6 +72,7 @@ __all__ = [
     "likelihood_objective",
     "load_text_reward",
     "load_tokenizer",
+    "pair_scores",
     "ppo",
     "preference_objective",
     "reward_model",
