@@ -23,9 +23,9 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments._command import command
 from experiments._hindsight import Scale, Training
 from experiments._hindsight_dialogue import Dialogue, DialogueTask
-from experiments._hindsight_main import command
 from experiments._hindsight_study import Table, run_table
 from experiments._stages import Stages
 

@@ -22,8 +22,8 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments._command import command
 from experiments._hindsight import METHODS, Training
-from experiments._hindsight_main import command
 from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._hindsight_study import Table, run_table
 from experiments._sentiment import Study
