@@ -116,7 +116,8 @@ def difference_over_seeds(own: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Int
 
     Args:
       own: ``[S, N]``, a score of every seed and item.
-      other: ``[R, N]``; items are the same as ``own``'s, seeds are paired in the list as far as both go.
+      other: ``[R, N]``; items are the same as ``own``'s. In the list seeds are paired as far as both go; one that is
+        alone, such as that of a model that was not trained, stands for all.
     """
     first, second = np.asarray(own, np.float64), np.asarray(other, np.float64)
     random = np.random.default_rng(0)
@@ -126,8 +127,10 @@ def difference_over_seeds(own: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Int
         one, two = (random.integers(0, len(rows), len(rows)) for rows in (first, second))
         drawn[index] = first[one][:, items].mean() - second[two][:, items].mean()
     low, high = np.quantile(drawn, [0.025, 0.975])
-    pairs = zip(first.mean(axis=1), second.mean(axis=1), strict=False)
-    return Interval(float(first.mean() - second.mean()), float(low), float(high)), [float(a - b) for a, b in pairs]
+    one, two = first.mean(axis=1), second.mean(axis=1)
+    count = min(len(one), len(two)) if min(len(one), len(two)) > 1 else max(len(one), len(two))
+    by_seed = np.resize(one, count) - np.resize(two, count)
+    return Interval(float(first.mean() - second.mean()), float(low), float(high)), by_seed.tolist()
 
 
 def save(folder: Path, result: Result) -> Path:

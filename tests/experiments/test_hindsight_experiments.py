@@ -13,6 +13,7 @@ from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training
 from experiments._hindsight_report import write
 from experiments._hindsight_reviews import LEAD
 from experiments._hindsight_study import Table
+from experiments._hindsight_tasks import Published
 from jaxalign import data, models, sharding
 from tests.experiments.test_paper_preset import study_of
 from tests.models.tiny import uncompiled_params
@@ -165,7 +166,8 @@ def test_reviews_with_every_row(tmp_path, model, capsys):
 
 
 class _Task:
-    score, decimals, records = "points", 2, [{}]
+    score, unit, decimals, records, setting = "points", "points", 2, [{}], "a model"
+    paper, axes, items = Published(source="a paper"), (), ()
 
 
 def rows(*means, bad=None):
@@ -182,7 +184,9 @@ def test_the_report_reads_the_order_off_the_intervals(tmp_path):
 
     results = {BASE: rows(0.0), "SFT": rows(1.0, 1.1), "C-SFT": rows(0.5, 0.5), "CoH": rows(0.4, 0.6, bad=0.0)}
     table = Table(methods=("SFT", "C-SFT", "CoH"), seeds=(0, 1), training=TINY)
-    found = write(tmp_path, _Task(), table, results, name="n", title="T", console=Console(quiet=True))
+    found = write(
+        tmp_path, _Task(), table, results, experiment="e", name="n", title="T", seconds=1.0, console=Console(quiet=True)
+    )
     assert {row["CoH minus"]: row["the order"] for row in found["differences"]} == {
         BASE: "holds", "SFT": "reversed", "C-SFT": "undecided",
     }  # fmt: skip
