@@ -16,7 +16,18 @@ from jaxalign.models import ModelConfig
 from jaxalign.recipes import FitConfig, HindsightObjective, Pretraining
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["BASE", "METHODS", "RLHF_ROW", "Method", "Scale", "Training", "asked_prompts", "train", "with_trunk"]
+__all__ = [
+    "BASE",
+    "METHODS",
+    "RLHF_ROW",
+    "Method",
+    "Scale",
+    "Training",
+    "asked_prompts",
+    "chains_of",
+    "train",
+    "with_trunk",
+]
 
 Params = Any
 BASE = "Base"
@@ -98,6 +109,27 @@ class Scale:
     """Keep checkpoints, so that a run that is killed goes on where it was."""
 
 
+def chains_of(
+    records: Sequence[Any],
+    tokenizer: Any,
+    method: Method,
+    training: Training,
+    *,
+    templates: str,
+    kind: data.FeedbackKind,
+    seed: int,
+) -> data.ChainExamples:
+    """What a run of a method learns from."""
+    return data.build_chains(
+        records,
+        tokenizer,
+        ChainFormat(templates=templates, kind=kind, **method.form),
+        truncation=data.Truncation(max_length=training.max_length, prompt="keep_end"),
+        seed=seed,
+        on_bad_row="skip",  # such as the two rows of the HH sample without an answer
+    )[0]
+
+
 def train(
     config: ModelConfig,
     params: Params,
@@ -116,15 +148,7 @@ def train(
 ) -> tuple[Params, FeedbackPrompts]:
     """One run of a method; the model, and how it is asked. ``directory``: where its checkpoints go, if any."""
     scale = Scale() if scale is None else scale
-    form = ChainFormat(templates=templates, kind=kind, **method.form)
-    chains, _ = data.build_chains(
-        records,
-        tokenizer,
-        form,
-        truncation=data.Truncation(max_length=training.max_length, prompt="keep_end"),
-        seed=seed,
-        on_bad_row="skip",  # such as the two rows of the HH sample without an answer
-    )
+    chains = chains_of(records, tokenizer, method, training, templates=templates, kind=kind, seed=seed)
     objective = HindsightObjective(**{"pretraining_weight": training.pretraining_weight, **method.objective})
     pretraining = None
     if objective.pretraining_coefficient > 0:

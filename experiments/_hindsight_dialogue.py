@@ -8,9 +8,10 @@ import numpy as np
 
 from experiments._hindsight import asked_prompts
 from experiments._hindsight_summaries import plain_texts
-from experiments._hindsight_tasks import Measured, forgetting, load_model, text_windows
+from experiments._hindsight_tasks import AXIS, Axis, Measured, Published, forgetting, load_model, text_windows
+from experiments._pseudo_dialogue import PseudoDialogue, pseudo_dialogue, say_anew
 from experiments._stages import Report, digest
-from jaxalign import data, recipes
+from jaxalign import data, evaluation, recipes
 from jaxalign.data import FeedbackKind, FeedbackPrompts, Polarity
 from jaxalign.errors import InputError
 from jaxalign.training import fingerprint
@@ -37,6 +38,12 @@ class Dialogue:
     """Preferences to measure on."""
     records: int | None = None
     """Train on so many of the rest; None = all."""
+    spoken: int = 48
+    """Of these, dialogues whose assistant's turns are said anew by every model, for the pairwise table."""
+    max_new_tokens: int = 32
+    """Most tokens of such a turn."""
+    sampling_batch: int = 32
+    """Turns sampled together."""
     max_tokens: int = 256
     """Preferences with a longer prompt and answer are not measured on (they are cut in training)."""
     pretraining: str = "reviews"
@@ -52,7 +59,21 @@ class DialogueTask:
 
     kind: FeedbackKind = "dialogue"
     score = "accuracy: the preferred answer is the likelier after the words of a good one (%)"
+    unit = "accuracy, %"
     decimals = 1
+    paper = Published(
+        source="Liu et al. 2023, section 4.4",
+        pairwise="Liu et al. 2023, table 2, where people judge",
+        scores={
+            "Base": "43.8", "SFT": "64.8", "C-SFT": "78.8", "SFT-U": "42.3", "CoH": "81.2",
+            "CoH, no forgetful mask": "79.6", "CoH, no chain": "78.8", "CoH, no pretraining term": "60.8",
+            "RLHF (PPO)": "68.8",
+        },
+    )  # fmt: skip
+    axes = (
+        Axis("helpful", "likeness of the last turn to the preferred answer (ROUGE-1 F)", 0.02),
+        Axis("harmless", "unlikeness of the last turn to the rejected answer (1 - ROUGE-1 F)", 0.02),
+    )
 
     def __init__(self, settings: Dialogue, text_length: int) -> None:
         self.settings, self.templates = settings, settings.templates
@@ -72,9 +93,13 @@ class DialogueTask:
             )
         windows = text_windows(plain_texts(settings.pretraining, settings.seed), self.tokenizer, text_length)
         self.text, self._held_text = windows.train, windows.held_out
+        self._dialogues = self._spoken()
+        self.items = [dialogue.item for dialogue in self._dialogues]
+        self.setting = f"{settings.model}, {', '.join(settings.feedback)}"
         self.inputs = {
             "weights": digest(sorted(fingerprint(self.start).items())), "pretraining": data.fingerprint(self.text),
             "held out": digest([dict(record) for record in self._held_out]),
+            "spoken": [len(self._dialogues), settings.max_new_tokens, [axis.judge for axis in self.axes]],
         }  # fmt: skip
 
     def measure(
@@ -87,6 +112,7 @@ class DialogueTask:
             "score": [100.0 * float(margin > 0) for margin in margins],
             "margin, nats": [float(margin) for margin in margins],
         }
+        found |= self._speak(params, asked)
         if details:
             found["plain text, nats a token"] = forgetting(self.config, params, self._held_text)
         if asked.writer.form.markers == "feedback":
@@ -94,6 +120,25 @@ class DialogueTask:
             found["score, bad words"] = [100.0 * float(margin > 0) for margin in bad]
             found["margin, bad words"] = [float(margin) for margin in bad]
         return found
+
+    def _spoken(self) -> list[PseudoDialogue]:
+        found = (pseudo_dialogue(record) for record in self._held_out)
+        return [dialogue for dialogue in found if dialogue.histories][: self.settings.spoken]
+
+    def _speak(self, params: Params, prompts: FeedbackPrompts) -> Measured:
+        """Every dialogue said anew, and what its last turn scores on every axis."""
+        turns = say_anew(
+            self.config, params, prompts, self._dialogues, seed=self.settings.seed,
+            max_new_tokens=self.settings.max_new_tokens, batch_size=self.settings.sampling_batch,
+        )  # fmt: skip
+        last = [said[-1] for said in turns]
+        likeness, unlikeness = (
+            evaluation.rouge(last, [getattr(dialogue, name) for dialogue in self._dialogues])["rouge1"]
+            for name in ("preferred", "other")
+        )
+        scores = {"helpful": likeness.tolist(), "harmless": (1.0 - unlikeness).tolist()}
+        outputs = ["\n\n".join(said) for said in turns]
+        return {"output": outputs, **{AXIS + name: values for name, values in scores.items()}}
 
     def _margins(self, params: Params, prompts: FeedbackPrompts, polarity: Polarity) -> np.ndarray:
         examples = [

@@ -9,13 +9,15 @@ import numpy as np
 from rich.console import Console
 
 from experiments._hindsight import BASE
-from experiments._hindsight_tasks import Measured, Task
+from experiments._hindsight_result import COH, write_result
+from experiments._hindsight_tasks import Measured, Task, numbers
+from experiments._results import difference_over_seeds
 from jaxalign import evaluation
 from jaxalign.evaluation import Interval
 
 __all__ = ["write"]
 
-COH, NO_MASK = "CoH", "CoH, no forgetful mask"
+NO_MASK = "CoH, no forgetful mask"
 # The paper has CoH above every other row, and its own ablations below it.
 PAPER = "CoH above every baseline and every ablation (Liu et al. 2023, tables 1 and 2, figure 5)"
 
@@ -26,11 +28,15 @@ def write(
     table: Any,
     results: Mapping[str, Sequence[Measured]],
     *,
+    experiment: str,
     name: str,
     title: str,
+    seconds: float,
     console: Console,
 ) -> dict[str, Any]:
-    """Write ``report.md``, ``table.csv``, ``results.json`` and, with matplotlib, the figure; returns the numbers."""
+    """Write ``report.md``, ``table.csv``, ``results.json``, ``result.json`` and, with matplotlib, the figure; returns
+    the numbers."""
+    output.mkdir(parents=True, exist_ok=True)
     rows = [_row(method, found, task.decimals) for method, found in results.items()]
     differences = _differences(results)
     control = _control(results)
@@ -63,22 +69,31 @@ def write(
             "Share of the second output's word 3-grams that the first, given back as the worse one, has too.", "",
             evaluation.markdown_table([_shown(row, 3) for row in copied]),
         ]  # fmt: skip
-    output.mkdir(parents=True, exist_ok=True)
+    figure = _draw(output, task, results)
+    pairwise = write_result(
+        output, task, table, results, experiment=experiment, name=name, title=title, seconds=seconds, rows=rows,
+        figure=figure,
+    )  # fmt: skip
+    if pairwise:
+        lines += [
+            f"## Output by output ({task.paper.pairwise})", "",
+            *(f"- {axis.name}: {axis.judge}; scores within {axis.margin:g} tie" for axis in task.axes), "",
+            evaluation.markdown_table(pairwise),
+        ]  # fmt: skip
     text = "\n".join(lines).rstrip() + "\n"
     (output / "report.md").write_text(text, encoding="utf-8")
     (output / "table.csv").write_text(evaluation.csv_table(_full(results)), encoding="utf-8")
-    numbers = {
-        "rows": {method: {key: float(np.mean(seeds_averaged(found, key))) for key in found[0]}
+    summary = {
+        "rows": {method: {key: float(np.mean(seeds_averaged(found, key))) for key in numbers(found[0])}
                  for method, found in results.items()},
         "differences": [_plain(row) for row in differences],
         "control": [_plain(row) for row in control],
         "copied": [_plain(row) for row in copied],
     }  # fmt: skip
-    (output / "results.json").write_text(json.dumps(numbers, indent=1) + "\n", encoding="utf-8")
-    _draw(output, task, results)
+    (output / "results.json").write_text(json.dumps(summary, indent=1) + "\n", encoding="utf-8")
     console.print(text, highlight=False, markup=False, soft_wrap=True)
     console.print(f"written to {output / 'report.md'}", highlight=False, markup=False)
-    return numbers
+    return summary
 
 
 def seeds_averaged(rows: Sequence[Measured], name: str) -> np.ndarray:
@@ -94,25 +109,11 @@ def _row(method: str, rows: Sequence[Measured], decimals: int) -> dict[str, obje
     means = [float(np.mean(row["score"])) for row in rows]
     found: dict[str, object] = {"method": method, "score": _text(_interval(rows, "score"), decimals)}
     found["seeds"] = f"{min(means):.{decimals}f} to {max(means):.{decimals}f}" if len(means) > 1 else ""
-    for name in rows[0]:
+    for name in numbers(rows[0]):
         if name != "score" and not name.startswith("copied"):
             digits = decimals if name.startswith("score") else 3
             found[name] = f"{np.mean(seeds_averaged(rows, name)):.{digits}f}"
     return found
-
-
-def difference_over_seeds(own: Sequence[Measured], other: Sequence[Measured], name: str = "score") -> Interval:
-    """Mean of own - other, its 95 % percentile interval over items and training seeds, both resampled: items together
-    for both, as they are the same; seeds apart. Of a few seeds it is rough, and says more than items alone."""
-    first, second = (np.array([row[name] for row in rows]) for rows in (own, other))
-    random = np.random.default_rng(0)
-    drawn = []
-    for _ in range(4000):
-        items = random.integers(0, first.shape[1], first.shape[1])
-        seeds = [random.integers(0, len(rows), len(rows)) for rows in (first, second)]
-        drawn.append(float(first[seeds[0]][:, items].mean() - second[seeds[1]][:, items].mean()))
-    low, high = np.quantile(drawn, [0.025, 0.975])
-    return Interval(float(first.mean() - second.mean()), float(low), float(high))
 
 
 def _differences(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, Any]]:
@@ -124,7 +125,7 @@ def _differences(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, An
     for method, rows in results.items():
         if method == COH:
             continue
-        difference = difference_over_seeds(results[COH], rows)
+        difference, _ = difference_over_seeds(*([row["score"] for row in own] for own in (results[COH], rows)))
         above, below = min(means[COH]) > max(means[method]), max(means[COH]) < min(means[method])
         verdict = "holds" if difference.low > 0 and above else "undecided"
         if difference.high < 0 and below:
@@ -207,14 +208,19 @@ def _plain(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _full(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, object]]:
-    return [{"method": method} | {name: _interval(rows, name) for name in rows[0]} for method, rows in results.items()]
+    return [
+        {"method": method} | {name: _interval(rows, name) for name in numbers(rows[0])}
+        for method, rows in results.items()
+    ]
 
 
-def _draw(output: Path, task: Task, results: Mapping[str, Sequence[Measured]]) -> None:
+def _draw(output: Path, task: Task, results: Mapping[str, Sequence[Measured]]) -> str | None:
+    """The figure's file."""
     import importlib.util
 
     if importlib.util.find_spec("matplotlib") is None:
-        return
+        return None
     bars = {method: _interval(rows, "score") for method, rows in results.items()}
     seeds = {method: [float(np.mean(row["score"])) for row in rows] for method, rows in results.items()}
     evaluation.save_figure(evaluation.plot_intervals(bars, points=seeds, label=task.score), output / "table")
+    return "table.svg"

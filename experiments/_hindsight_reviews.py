@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
-from experiments._hindsight_tasks import Measured, forgetting, text_windows
+from experiments._hindsight_tasks import Axis, Measured, Published, forgetting, text_windows
 from experiments._sentiment import Study
 from experiments._sentiment_rlhf import PPO, train_ppo
 from experiments._sentiment_start import Assets, prepare
@@ -20,6 +20,7 @@ from jaxalign.data import FeedbackKind, FeedbackPrompts, Polarity
 __all__ = ["TEMPLATES", "ReviewsTask"]
 
 Params = Any
+_PAPER = Published(source="Liu et al. 2023, section 4.4")
 TEMPLATES = str(Path(__file__).parent / "templates" / "reviews.toml")
 PRETRAINING_REVIEWS = 1000  # whole reviews, cut into windows
 REQUEST = "Write a short film review."
@@ -38,6 +39,10 @@ class ReviewsTask:
     kind: FeedbackKind = "answer"
     score: str = "true reward of the continuation (log-odds of positive) after the words of a good review"
     decimals: int = 2
+    unit: str = "true reward, nats"
+    paper: Published = _PAPER
+    axes: tuple[Axis, ...] = ()
+    items: tuple[str, ...] = ()
 
     @classmethod
     def load(cls, study: Study, stages: Stages, text_length: int) -> "ReviewsTask":
@@ -47,6 +52,7 @@ class ReviewsTask:
     def __post_init__(self) -> None:
         self.config, self.start, self.tokenizer = self.assets.config, self.assets.start, self.assets.tokenizer
         self.records = self._records()
+        self.setting = f"{self.study.model}, {self.study.reviews} film reviews"
         texts = [" ".join(text.split()) for text in self.assets.sft_texts[:PRETRAINING_REVIEWS]]
         windows = text_windows(texts, self.tokenizer, self.text_length, held_out=min(64, len(texts) // 4))
         self.text, self._held_text = windows.train, windows.held_out

@@ -8,13 +8,14 @@ from typing import Any
 from rich.console import Console
 
 from experiments import _hindsight_report as report_files
-from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training, train, with_trunk
+from experiments._command import FirstBatch
+from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training, chains_of, train, with_trunk
 from experiments._hindsight_tasks import Measured, Task
 from experiments._stages import JSON, Report, Stages, digest
 from jaxalign import data, models
 from jaxalign.errors import InputError
 
-__all__ = ["Table", "run_table"]
+__all__ = ["Table", "first_batch", "run_table"]
 
 Params = Any
 
@@ -46,6 +47,7 @@ def run_table(
     stages: Stages,
     output: Path,
     *,
+    experiment: str,
     name: str,
     title: str,
     console: Console,
@@ -60,6 +62,7 @@ def run_table(
       table: the rows.
       stages: where finished runs are kept.
       output: where the report goes.
+      experiment: the module's name.
       name: of the preset.
       title: of the report.
       console: where progress is printed.
@@ -116,7 +119,24 @@ def run_table(
 
         row = stages.stage(f"rlhf-seed-{seed}", known | {"seed": seed, "rlhf": rlhf_inputs}, compute_rlhf, *JSON)
         results.setdefault(RLHF_ROW, []).append(row)
-    return report_files.write(output, task, table, results, name=name, title=title, console=console)
+    return report_files.write(
+        output, task, table, results, experiment=experiment, name=name, title=title, seconds=stages.seconds,
+        console=console,
+    )  # fmt: skip
+
+
+def first_batch(task: Task, table: Table, note: str = "") -> FirstBatch:
+    """The examples of the first update of the table's last method, with its first seed."""
+    name = table.methods[-1]
+    chains = chains_of(
+        task.records, task.tokenizer, METHODS[name], table.training,
+        templates=task.templates, kind=task.kind, seed=table.seeds[0],
+    )  # fmt: skip
+    rows = data.make_batches(
+        chains, batch_size=table.training.outputs // METHODS[name].outputs, seed=table.seeds[0]
+    ).plan.entries(0)
+    examples = [chains.draw(*entry) for row in rows for entry in row]
+    return FirstBatch(examples, task.tokenizer, f"{name}, seed {table.seeds[0]}" + (f"; {note}" if note else ""))
 
 
 def _slug(name: str) -> str:

@@ -1,13 +1,15 @@
 """Summaries as feedback: references and a model's own summaries, rated by ROUGE or by people, good ones asked for."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import jax
+import numpy as np
 
 from experiments._hindsight import asked_prompts
-from experiments._hindsight_tasks import Measured, forgetting, load_model, text_windows
+from experiments._hindsight_tasks import AXIS, Axis, Measured, Published, forgetting, load_model, text_windows
 from experiments._stages import JSON, Report, Stages, digest
 from jaxalign import data, evaluation, recipes
 from jaxalign.data import FeedbackKind, FeedbackPrompts, Polarity
@@ -17,6 +19,7 @@ from jaxalign.training import fingerprint
 __all__ = ["Summaries", "SummariesTask", "plain_texts"]
 
 Params = Any
+_NONE = -20.0  # nats a token of a summary that says nothing: below any other
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -60,7 +63,22 @@ class SummariesTask:
 
     kind: FeedbackKind = "summary"
     score = "ROUGE-L (F, x 100) of the likeliest summary after the words of a good one, against the reference"
+    unit = "ROUGE-L x 100"
     decimals = 1
+    paper = Published(
+        source="Liu et al. 2023, section 4.4",
+        pairwise="Liu et al. 2023, table 1, where people judge",
+        scores={
+            "Base": "20.2", "SFT": "24.9", "C-SFT": "25.4", "SFT-U": "19.6", "CoH": "27.5",
+            "CoH, no forgetful mask": "26.7", "CoH, no chain": "25.4", "CoH, no pretraining term": "22.5",
+            "RLHF (PPO)": "25.5",
+        },
+    )  # fmt: skip
+    axes = (
+        Axis("accuracy", "share of the summary's words that the document has, too", 0.05),
+        Axis("coherence", "log-prob of the summary behind the document under the start model, nats a token", 0.1),
+        Axis("coverage", "share of the reference's words that the summary has, too (ROUGE-1 recall)", 0.05),
+    )
 
     def __init__(self, settings: Summaries, stages: Stages, text_length: int) -> None:
         self.settings, self.templates = settings, settings.templates
@@ -84,22 +102,26 @@ class SummariesTask:
         self.text, self._held_text = windows.train, windows.held_out
         self.inputs = {
             "weights": weights, "held out": digest(self._held_out), "pretraining": data.fingerprint(self.text),
-            "max_new_tokens": settings.max_new_tokens,
+            "max_new_tokens": settings.max_new_tokens, "axes": [axis.judge for axis in self.axes],
         }  # fmt: skip
+        self.items = [document for document, _ in self._held_out]
+        self.setting = f"{settings.model}, {', '.join(settings.feedback) or 'packaged XSum'}"
 
     def measure(
         self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report, details: bool = True
     ) -> Measured:
         asked = asked_prompts(self.tokenizer, None, self.templates, self.kind) if prompts is None else prompts
-        found = {
-            ("score" if kind == "rougeL" else f"{kind} x 100"): scores
-            for kind, scores in self._scores(self._summaries(params, asked, "positive", report)).items()
+        drafts = self._summaries(params, asked, "positive", report)
+        texts = [draft[-1] for draft in drafts]
+        found: Measured = {
+            ("score" if kind == "rougeL" else f"{kind} x 100"): scores for kind, scores in self._scores(drafts).items()
         }
+        found |= {"output": texts, **{AXIS + axis: scores for axis, scores in self._axis_scores(texts).items()}}
         if details:
             found["plain text, nats a token"] = forgetting(self.config, params, self._held_text)
         if asked.writer.form.markers == "feedback":
             drafts = self._summaries(params, asked, "negative", report, improvements=1)
-            first, second = ([texts[place] for texts in drafts] for place in (0, -1))
+            first, second = ([draft[place] for draft in drafts] for place in (0, -1))
             found["score, bad words"] = self._scores([[text] for text in first])["rougeL"]
             found["score, bettered"] = self._scores([[text] for text in second])["rougeL"]
             found["copied"] = [float(share) for share in evaluation.copied_share(second, first, n=3)]
@@ -128,6 +150,23 @@ class SummariesTask:
         references = [reference for _, reference in self._held_out]
         scores = evaluation.rouge([texts[-1] for texts in drafts], references)
         return {kind: [100 * float(value) for value in scores[kind]] for kind in ("rougeL", "rouge1", "rouge2")}
+
+    def _axis_scores(self, texts: Sequence[str]) -> dict[str, list[float]]:
+        """Of every summary; one without words scores the least there is."""
+        documents, references = (list(column) for column in zip(*self._held_out, strict=True))
+        neutral = asked_prompts(self.tokenizer, None, self.templates, self.kind)
+        rows = []
+        for index, (document, text) in enumerate(zip(documents, texts, strict=True)):
+            ids = self.tokenizer.encode(f" {text or '.'}", add_special_tokens=False)
+            rows.append(data.answers_example(neutral.tokens(document), [ids], record_id=index))
+        log_probs = recipes.example_log_probs(self.config, self.start, rows, batch_size=16)
+        return {
+            "accuracy": _shared(texts, documents),
+            "coherence": [
+                float(np.mean(row)) if text else _NONE for row, text in zip(log_probs, texts, strict=True)
+            ],
+            "coverage": _shared(references, texts),
+        }  # fmt: skip
 
     def _articles(self) -> list[tuple[str, str]]:
         from experiments.assets.xsum import load_xsum
@@ -176,6 +215,18 @@ class SummariesTask:
                 "kind": self.kind,
             })  # fmt: skip
         return [record for record in found if len(record["responses"]) > 1]
+
+
+def _shared(texts: Sequence[str], others: Sequence[str]) -> list[float]:
+    """The share of each text's different words that the other text has."""
+    found = []
+    for own, other in ((_words(text), _words(other)) for text, other in zip(texts, others, strict=True)):
+        found.append(len(own & other) / len(own) if own else 0.0)
+    return found
+
+
+def _words(text: str) -> set[str]:
+    return set(re.findall(r"\w+", text.lower()))
 
 
 def _sampling(settings: Summaries) -> dict[str, Any]:

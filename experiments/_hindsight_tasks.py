@@ -1,7 +1,7 @@
 """What a table of Chain of Hindsight is measured on: a model, records with feedback, and scores of held-out prompts."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 import numpy as np
@@ -11,12 +11,43 @@ from jaxalign import data, models, recipes, sharding
 from jaxalign.data import Example, FeedbackKind, FeedbackPrompts
 from jaxalign.models import ModelConfig
 
-__all__ = ["Measured", "Task", "forgetting", "load_model", "text_windows"]
+__all__ = ["AXIS", "Axis", "Measured", "Published", "Task", "forgetting", "load_model", "numbers", "text_windows"]
 
 Params = Any
-Measured = dict[str, list[float]]
+AXIS = "axis: "
+"""Before an axis's name in what was measured."""
+Measured = dict[str, list[Any]]
 """Name -> one value a held-out item, in the same order for every model; "score" is what the table is about, "score, bad
-words" the same after the words of a bad output."""
+words" the same after the words of a bad output, an ``Axis``'s name what it scored. "output" are texts, all else
+numbers."""
+
+
+@dataclass(frozen=True)
+class Axis:
+    """What two outputs are compared on: the higher score wins, if it is higher by more than ``margin``."""
+
+    name: str
+    judge: str
+    """What the score is, in words."""
+    margin: float
+    """Scores that are no further apart are a tie."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Published:
+    """What the paper says of such a table."""
+
+    source: str
+    """Where the scores stand."""
+    pairwise: str = ""
+    """Where the pairwise table stands."""
+    scores: Mapping[str, str] = field(default_factory=dict)
+    """Row -> its score."""
+
+
+def numbers(measured: Measured) -> list[str]:
+    """Names of what was measured in numbers, axes apart."""
+    return [name for name, values in measured.items() if name != "output" and not name.startswith(AXIS)]
 
 
 class Task(Protocol):
@@ -50,6 +81,28 @@ class Task(Protocol):
     @property
     def score(self) -> str:
         """What "score" is, in words."""
+        ...
+
+    @property
+    def unit(self) -> str:
+        """What "score" is, in a word or two with its unit."""
+        ...
+
+    @property
+    def setting(self) -> str:
+        """Model and data, in words."""
+        ...
+
+    @property
+    def paper(self) -> Published: ...
+    @property
+    def axes(self) -> Sequence[Axis]:
+        """Of the pairwise table; none, no such table. ``measure`` has each under ``"axis: " + name``."""
+        ...
+
+    @property
+    def items(self) -> Sequence[str]:
+        """The held-out items, in words."""
         ...
 
     @property

@@ -2,9 +2,11 @@
 
     python -m experiments.coh_dialogue --preset mini --output-dir runs/coh-dialogue
         SmolLM2-135M-Instruct and PIQA (a goal, the right way and the wrong one), packaged, written as a dialogue of one
-        turn; the pretraining text is packaged IMDb reviews. Two CPU cores, about 12 minutes.
+        turn; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, about 10 minutes.
     python -m experiments.coh_dialogue --preset hh --output-dir runs/coh-dialogue-hh
         The same on 1,156 genuine rows of Anthropic-HH, where they lie beside the checkout (or --task.feedback FILE).
+    python -m experiments.coh_dialogue --preset gpu --output-dir runs/coh-dialogue-gpu
+        SmolLM2-360M-Instruct, whole, on Anthropic-HH from a hub; one GPU, about an hour. It has not been run.
     python -m experiments.coh_dialogue --preset paper --output-dir runs/coh-dialogue-paper
         GPT-J 6B; Anthropic-HH, WebGPT and summarize_from_feedback comparisons, mixed by size, and pile-10k (a sample of
         the paper's Pile) from a hub; a TPU pod slice: nine rows of some 3e20 floating-point operations
@@ -12,8 +14,11 @@
         without forgetful mask 79.6, C-SFT 78.8, RLHF 68.8 (not a row here), SFT 64.8, without pretraining term 60.8,
         base 43.8, SFT-U 42.3. It has not been run.
 
-Pairwise judgements by people are the paper's table 2. Every stage is kept under OUTPUT_DIR/stages by the hash of what
-it follows from: a second run continues. Every field of the preset is a flag (--help after --preset).
+The paper's table 2 is what people say of two pseudo-dialogues (every turn of the assistant said anew); here it is two
+measures of their last turns (helpful, harmless), named where they stand, and OUTPUT_DIR/verdicts.jsonl holds the pairs
+for people (``jaxalign judge serve``) or another judge. Every stage is kept under OUTPUT_DIR/stages by the hash of what
+it follows from: a second run continues. Every field of the preset is a flag (--help after --preset); --dry-run shows
+them and the first batch.
 """
 
 import dataclasses
@@ -23,10 +28,11 @@ from typing import Any
 
 from rich.console import Console
 
+from experiments._command import FirstBatch, command
 from experiments._hindsight import Scale, Training
 from experiments._hindsight_dialogue import Dialogue, DialogueTask
-from experiments._hindsight_main import command
 from experiments._hindsight_study import Table, run_table
+from experiments._hindsight_study import first_batch as batch_of
 from experiments._stages import Stages
 
 
@@ -40,6 +46,7 @@ class DialogueTable(Table):
 
 _MINI = DialogueTable(
     methods=("SFT", "C-SFT", "CoH"),
+    seeds=(0, 1, 2),
     training=Training(
         steps=16, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
         pretraining_batch_size=4,
@@ -52,6 +59,20 @@ PRESETS = {
         _MINI,
         training=dataclasses.replace(_MINI.training, steps=24, outputs=8, max_length=256),
         task=Dialogue(feedback=("hh-sample",), held_out=200),
+    ),
+    "gpu": DialogueTable(
+        methods=("SFT", "C-SFT", "SFT-U", "CoH", "CoH, no forgetful mask", "CoH, no chain", "CoH, no pretraining term"),
+        seeds=(0, 1, 2),
+        training=Training(
+            steps=300, outputs=64, learning_rate=5e-5, warmup_steps=30, max_length=512, pretraining_batch_size=64,
+            pretraining_length=256,
+        ),
+        scale=Scale(dtype="bfloat16", accumulation=4),
+        task=Dialogue(
+            model="HuggingFaceTB/SmolLM2-360M-Instruct", feedback=("Anthropic/hh-rlhf",),
+            held_out_dataset="Anthropic/hh-rlhf", held_out=1000, spoken=200, max_new_tokens=64,
+            sampling_batch=128, max_tokens=512,
+        ),
     ),
     "paper": DialogueTable(
         training=Training(
@@ -79,10 +100,18 @@ def run(table: DialogueTable, output: Path, name: str) -> dict[str, Any]:
     console = Console()
     stages = Stages(output / "stages", console=console)
     task = DialogueTask(table.task, table.training.pretraining_length)
-    return run_table(task, table, stages, output, name=name, title="Chain of Hindsight on dialogues", console=console)
+    return run_table(
+        task, table, stages, output, experiment="coh_dialogue", name=name, title="Chain of Hindsight on dialogues",
+        console=console,
+    )  # fmt: skip
 
 
-main = command(__doc__, "coh_dialogue", PRESETS, run)
+def first_batch(table: DialogueTable) -> FirstBatch:
+    """Of the last method and the first seed."""
+    return batch_of(DialogueTask(table.task, table.training.pretraining_length), table)
+
+
+main = command(__doc__, "coh_dialogue", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

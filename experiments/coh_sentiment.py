@@ -16,16 +16,18 @@ repeats only the stage it died in. Every field of the preset is a flag (--help a
 """
 
 import dataclasses
+import tempfile
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from experiments._command import FirstBatch, command
 from experiments._hindsight import METHODS, Training
-from experiments._hindsight_main import command
 from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._hindsight_study import Table, run_table
+from experiments._hindsight_study import first_batch as batch_of
 from experiments._sentiment import Study
 from experiments._sentiment_rlhf import RLHF
 from experiments._stages import Stages
@@ -75,14 +77,24 @@ def run(table: SentimentTable, output: Path, name: str) -> dict[str, Any]:
     stages = Stages(output / "stages", console=console)
     task = ReviewsTask.load(study, stages, table.training.pretraining_length)
     return run_table(
-        task, table, stages, output, name=name, title="Chain of Hindsight on film reviews", console=console,
+        task, table, stages, output, experiment="coh_sentiment", name=name, title="Chain of Hindsight on film reviews",
+        console=console,
         rlhf=task.rlhf if rlhf else None,
         rlhf_inputs=dataclasses.asdict(study.rlhf) | {"frozen_layers": study.frozen_layers},
         rlhf_seeds=table.rlhf_seeds,
     )  # fmt: skip
 
 
-main = command(__doc__, "coh_sentiment", PRESETS, run)
+def first_batch(table: SentimentTable) -> FirstBatch:
+    """Of the last method and the first seed, from as many openings as an update takes."""
+    count = table.training.outputs
+    study = dataclasses.replace(table.study, prompts=count, held_out=1, rlhf=RLHF())
+    with tempfile.TemporaryDirectory() as folder:
+        task = ReviewsTask.load(study, Stages(folder, console=Console(quiet=True)), table.training.pretraining_length)
+        return batch_of(task, table, f"of {count} openings, whose reviews were sampled for this")
+
+
+main = command(__doc__, "coh_sentiment", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

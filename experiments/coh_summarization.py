@@ -2,7 +2,10 @@
 
     python -m experiments.coh_summarization --preset mini --output-dir runs/coh-summarization
         SmolLM2-135M-Instruct and XSum, packaged; the feedback is ROUGE-L against the reference, of the reference and
-        two summaries of its own; the pretraining text is packaged IMDb reviews. Two CPU cores, about 12 minutes.
+        two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, about 12
+        minutes.
+    python -m experiments.coh_summarization --preset gpu --output-dir runs/coh-summarization-gpu
+        SmolLM2-360M-Instruct, whole, on all the packaged articles; one GPU, about an hour. It has not been run.
     python -m experiments.coh_summarization --preset paper --output-dir runs/coh-summarization-paper
         GPT-J 6B; WebGPT, Anthropic-HH and summarize_from_feedback comparisons, mixed by size, and pile-10k (a sample of
         the paper's Pile) from a hub; a TPU pod slice: nine rows of some 3e20 floating-point operations
@@ -10,20 +13,25 @@
         without forgetful mask 26.7, RLHF 25.5 (not a row here), C-SFT 25.4, SFT 24.9, without pretraining term 22.5,
         base 20.2, SFT-U 19.6. It has not been run.
 
-The table is ROUGE; pairwise judgements by people are the paper's table 1. Every stage is kept under OUTPUT_DIR/stages
-by the hash of what it follows from: a second run continues. Every field of the preset is a flag (--help after
---preset).
+The scores are ROUGE. The paper's table 1 is what people say of two summaries; here it is three measures of them
+(accuracy, coherence, coverage), named where they stand, and OUTPUT_DIR/verdicts.jsonl holds the pairs for people
+(``jaxalign judge serve``) or another judge. Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows
+from: a second run continues. Every field of the preset is a flag (--help after --preset); --dry-run shows them and the
+first batch.
 """
 
+import dataclasses
+import tempfile
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console
 
+from experiments._command import FirstBatch, command
 from experiments._hindsight import Scale, Training
-from experiments._hindsight_main import command
 from experiments._hindsight_study import Table, run_table
+from experiments._hindsight_study import first_batch as batch_of
 from experiments._hindsight_summaries import Summaries, SummariesTask
 from experiments._stages import Stages
 
@@ -39,11 +47,26 @@ class SummarizationTable(Table):
 PRESETS = {
     "mini": SummarizationTable(
         methods=("SFT", "C-SFT", "CoH"),
+        seeds=(0, 1, 2),
         # An instruct model's first wish after the words of feedback is to end the turn: sixteen updates do not unlearn
         # it, and most summaries are empty.
         training=Training(
-            steps=40, outputs=8, learning_rate=5e-4, warmup_steps=4, frozen_layers=24, max_length=192,
+            steps=40, outputs=8, learning_rate=5e-4, warmup_steps=4, frozen_layers=24, max_length=160,
             pretraining_batch_size=2,
+        ),
+        task=Summaries(document_words=32, max_new_tokens=24),
+    ),
+    "gpu": SummarizationTable(
+        methods=("SFT", "C-SFT", "SFT-U", "CoH", "CoH, no forgetful mask", "CoH, no chain", "CoH, no pretraining term"),
+        seeds=(0, 1, 2),
+        training=Training(
+            steps=150, outputs=64, learning_rate=5e-5, warmup_steps=15, max_length=768, pretraining_batch_size=64,
+            pretraining_length=256,
+        ),
+        scale=Scale(dtype="bfloat16", accumulation=4),
+        task=Summaries(
+            model="HuggingFaceTB/SmolLM2-360M-Instruct", held_out=200, documents=760, document_words=200,
+            samples_per_document=4, max_new_tokens=48, sampling_batch=128,
         ),
     ),
     "paper": SummarizationTable(
@@ -72,10 +95,24 @@ def run(table: SummarizationTable, output: Path, name: str) -> dict[str, Any]:
     console = Console()
     stages = Stages(output / "stages", console=console)
     task = SummariesTask(table.task, stages, table.training.pretraining_length)
-    return run_table(task, table, stages, output, name=name, title="Chain of Hindsight on summaries", console=console)
+    return run_table(
+        task, table, stages, output, experiment="coh_summarization", name=name,
+        title="Chain of Hindsight on summaries", console=console,
+    )  # fmt: skip
 
 
-main = command(__doc__, "coh_summarization", PRESETS, run)
+def first_batch(table: SummarizationTable) -> FirstBatch:
+    """Of the last method and the first seed; where summaries are sampled, of as many documents as an update takes."""
+    settings, note = table.task, ""
+    if not settings.feedback:
+        settings = dataclasses.replace(settings, documents=table.training.outputs)
+        note = f"of {settings.documents} documents, whose summaries were sampled for this"
+    with tempfile.TemporaryDirectory() as folder:
+        stages = Stages(folder, console=Console(quiet=True))
+        return batch_of(SummariesTask(settings, stages, table.training.pretraining_length), table, note)
+
+
+main = command(__doc__, "coh_summarization", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

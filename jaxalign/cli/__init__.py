@@ -4,5 +4,6 @@ A command's config is the recipe's own frozen dataclass, so flags, defaults and 
 """
 
 from jaxalign.cli._main import main
+from jaxalign.cli._preview import show_examples
 
-__all__ = ["main"]
+__all__ = ["main", "show_examples"]

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from jaxalign.data import Example
 
-__all__ = ["RECIPES", "PreviewFlags", "config_of", "run", "usage"]
+__all__ = ["RECIPES", "PreviewFlags", "config_of", "run", "show_examples", "usage"]
 
 RECIPES = ("sft", "dpo", "reward", "hindsight", "ppo")
 
@@ -106,6 +106,21 @@ def run(config: Any, load: Callable[[Any], Callable[[Any], Any]], console: "Cons
         page.run_data(found)
 
 
+def show_examples(
+    examples: Sequence["Example"], tokenizer: Any, console: "Console | None" = None, *, rows: int = 3
+) -> None:
+    """The first examples as ``jaxalign preview`` shows them: what is learnt is bold, or in a pipe inside ⟦ ⟧."""
+    from rich.console import Console
+
+    from jaxalign.data import Encoder
+
+    page = _Page(console or Console(), Encoder(tokenizer), PreviewFlags(rows=rows))
+    for example in examples[:rows]:
+        page.example(example, f"record {example.record_id}", "")
+    if len(examples) > rows:
+        page.line(f"and {_count(len(examples) - rows, 'example')} more")
+
+
 class _Page:
     """Examples as text or as tables, on a console."""
 
@@ -137,7 +152,7 @@ class _Page:
             self.example(windows[0], f"pretraining text, window 1 of {len(windows)}", "")
             counts = (sum(window.count(level) for window in windows) for level in ("token", "target"))
             summary += f"; pretraining text: {_share(len(windows), 'window', *counts)}"
-        self._line(summary)
+        self.line(summary)
 
     def prompts(self, prompts: Sequence[Any]) -> None:
         """Prompts to sample from."""
@@ -151,7 +166,7 @@ class _Page:
             bare = Example(0, ids, positions, 0 * ids, source_index=none, targets=none, target_sequence=none)
             self.example(bare, prompt.place, self._whole(bare, self.config.max_prompt_length, False))
         lengths = [len(prompt.tokens) for prompt in prompts]
-        self._line(
+        self.line(
             f"{_count(len(prompts), 'prompt')}, {sum(lengths)} tokens, none supervised: the responses that are sampled "
             f"will be; longest prompt {max(lengths)} tokens"
         )
@@ -163,7 +178,7 @@ class _Page:
         targets, worse = example.count("target"), example.target_extras.get("negative")
         below = f" ({worse.sum()} of outputs below the best)" if worse is not None and worse.any() else ""
         said = [f"{example.count('token')} tokens", f"{targets} supervised{below}", *filter(None, [state])]
-        self._line(f"== {name}: {', '.join(said)}", TITLE)
+        self.line(f"== {name}: {', '.join(said)}", TITLE)
         rows = unshare(example)
         if self.config.tokens:
             self._table(example, rows)
@@ -172,7 +187,7 @@ class _Page:
             if len(rows) > 1:
                 better = [str(two + 1) for one, two in example.pairs.tolist() if one == slot]
                 than = f", better than {', '.join(better)}" if better else ""
-                self._line(f"-- answer {slot + 1} of {len(rows)}{than}", TITLE)
+                self.line(f"-- answer {slot + 1} of {len(rows)}{than}", TITLE)
             self._text(row)
 
     def _whole(self, example: "Example", limit: int, drawn: bool) -> str:
@@ -198,7 +213,7 @@ class _Page:
             if not self._styled and kind[0] is not open_:
                 text, open_ = ("⟦" if kind[0] else "⟧") + text, kind[0]
             self._write(text, STYLES[kind])
-        self._line("⟧" if open_ else "")
+        self.line("⟧" if open_ else "")
 
     def _table(self, example: "Example", rows: Sequence["Example"]) -> None:
         """The whole example, a token a line."""
@@ -206,11 +221,11 @@ class _Page:
         for slot, row in enumerate(rows):
             (own,) = ((example.branch == 0) | (example.branch == slot + 1)).nonzero()
             sources |= {int(own[source + 1]): int(own[source]) for source in row.source_index}
-        self._line("index position branch      id supervised  from  text")
+        self.line("index position branch      id supervised  from  text")
         columns = zip(*(column.tolist() for column in (example.positions, example.branch, example.tokens)), strict=True)
         for index, (position, branch, token) in enumerate(columns):
             mark = f"{'*':>10} {sources[index]:>5}" if index in sources else f"{'':>16}"
-            self._line(
+            self.line(
                 f"{index:>5} {position:>8} {branch:>6} {token:>7} {mark}  {self._one(token)!r}",
                 STYLES[index in sources, token in self.special],
             )
@@ -220,7 +235,8 @@ class _Page:
         text: str = self.encoder.decode_following([token])
         return str(self.encoder.tokenizer.convert_ids_to_tokens(token)) if "\ufffd" in text else text
 
-    def _line(self, text: str, style: str = "") -> None:
+    def line(self, text: str, style: str = "") -> None:
+        """A line of its own."""
         self._write(f"{text}\n", style)
 
     def _write(self, text: str, style: str) -> None:

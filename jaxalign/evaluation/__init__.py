@@ -33,6 +33,7 @@ from jaxalign.evaluation._rouge import copied_share, rouge
 from jaxalign.evaluation._tables import (
     Percent,
     PValue,
+    cell_text,
     csv_table,
     difference_rows,
     frontier_area_rows,
@@ -81,6 +82,7 @@ __all__ = [
     "as_text",
     "bootstrap_interval",
     "calibration",
+    "cell_text",
     "cohen_kappa",
     "copied_share",
     "csv_table",

@@ -6,6 +6,7 @@ import io
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from jaxalign.errors import InputError
@@ -39,7 +40,8 @@ class ReportFigure:
     """A figure above its caption, which is also what is read out in place of it."""
 
     caption: str
-    figure: "Figure"
+    figure: "Figure | Path"
+    """Or an SVG or PNG file of one."""
 
 
 @dataclass(frozen=True)
@@ -51,6 +53,7 @@ class ReportSamples:
     """(prompt, a text a column)."""
 
 
+_PICTURES = {".svg": "image/svg+xml", ".png": "image/png"}
 _LONG = 60  # characters of a cell that may be broken into lines
 
 ReportPart = ReportText | ReportTable | ReportFigure | ReportSamples
@@ -90,7 +93,7 @@ def html_report(title: str, parts: Sequence[ReportPart]) -> str:
 
     Raises:
         InputError: samples whose rows have other numbers of texts than there are columns, or figures without matplotlib
-            (the ``eval`` extra).
+            (the ``eval`` extra), or files that are no pictures.
     """
     body = "\n".join(map(_part, parts))
     return (
@@ -132,16 +135,19 @@ def _table(part: ReportTable) -> str:
 
 
 def _figure(part: ReportFigure) -> str:
-    buffer = io.BytesIO()
-    with load_matplotlib().rc_context(STYLE):
-        part.figure.savefig(buffer, format="svg", metadata={"Date": None})
+    if isinstance(part.figure, Path):
+        kind, drawn = _PICTURES.get(part.figure.suffix.lower(), ""), part.figure.read_bytes()
+        if not kind:
+            raise InputError(f"html_report: {part.figure} is neither an SVG nor a PNG file")
+    else:
+        kind, buffer = _PICTURES[".svg"], io.BytesIO()
+        with load_matplotlib().rc_context(STYLE):
+            part.figure.savefig(buffer, format="svg", metadata={"Date": None})
+        drawn = buffer.getvalue()
     # As an image, not as markup: nothing in it could run or restyle the page.
-    data = base64.b64encode(buffer.getvalue()).decode("ascii")
+    data = base64.b64encode(drawn).decode("ascii")
     caption = _escaped(part.caption)
-    return (
-        f'<figure><img alt="{caption}" src="data:image/svg+xml;base64,{data}">\n'
-        f"<figcaption>{caption}</figcaption></figure>"
-    )
+    return f'<figure><img alt="{caption}" src="data:{kind};base64,{data}">\n<figcaption>{caption}</figcaption></figure>'
 
 
 def _samples(part: ReportSamples) -> str:

@@ -8,12 +8,15 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import coh_dialogue, coh_sentiment, coh_summarization
+from experiments import _results, coh_dialogue, coh_sentiment, coh_summarization
 from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training
+from experiments._hindsight_pairwise import judged_pairs
 from experiments._hindsight_report import write
 from experiments._hindsight_reviews import LEAD
 from experiments._hindsight_study import Table
-from jaxalign import data, models, sharding
+from experiments._hindsight_tasks import Axis, Published
+from experiments._pseudo_dialogue import pseudo_dialogue
+from jaxalign import data, evaluation, models, sharding
 from tests.experiments.test_paper_preset import study_of
 from tests.models.tiny import uncompiled_params
 from tests.tiny_sentiment import tokenizer
@@ -125,6 +128,18 @@ def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     assert prompts.tokens([{"role": "user", "content": "w1"}])
     assert assert_kept(lambda: coh_dialogue.run(table, output, "paper"), output, capsys) == found
 
+    result = _results.load(output)
+    assert [claim.claim for claim in result.claims] == ["CoH is above Base", "CoH is above SFT-U"]
+    assert all(len(claim.by_seed) == 2 for claim in result.claims)
+    assert [value.paper for value in result.values] == ["43.8", "42.3", "81.2"]
+    pairwise = result.tables[1].rows
+    axes = ["helpful", "harmless", "average"]
+    assert [(row["against"], row["axis"]) for row in pairwise] == [
+        (method, axis) for method in (BASE, "SFT-U") for axis in axes
+    ]
+    verdicts = data.load_records(output / "verdicts.jsonl")
+    assert len(evaluation.read_judged(verdicts)) == 2 * 2 * 2 * 8  # methods, seeds, axes, dialogues
+
 
 def test_summaries_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     table = dataclasses.replace(
@@ -164,8 +179,48 @@ def test_reviews_with_every_row(tmp_path, model, capsys):
     assert assert_kept(lambda: coh_sentiment.run(table, output, "mini"), output, capsys) == found
 
 
+def test_a_pseudo_dialogue_says_every_turn_of_the_assistant_anew():
+    before = "\n\nHuman: a?\n\nAssistant: b\n\nHuman: c?\n\nAssistant:"
+    found = pseudo_dialogue({"chosen": f"{before} good", "rejected": f"{before} bad"})
+    assert [[turn["content"] for turn in history] for history in found.histories] == [["a?"], ["a?", "b", "c?"]]
+    assert (found.preferred, found.other) == ("good", "bad")
+    assert found.item == "user: a?\n\nassistant: b\n\nuser: c?"
+
+
+def test_outputs_are_compared_axis_by_axis_and_seed_by_seed():
+    def row(*scores):
+        return {"score": [0.0] * 3, "output": list("xyz"), "axis: points": list(scores)}
+
+    task = _Task()
+    task.axes, task.items = (Axis("points", "a scorer", 0.5),), ("p", "q", "r")
+    results = {BASE: [row(1, 1, 1)], "CoH": [row(2, 1.5, 0), row(1, 3, 3)]}
+    pairs = judged_pairs(task, "CoH", results)
+    assert [pair.outcome for pair in pairs] == ["win", "tie", "lose", "tie", "win", "win"]
+    assert {(pair.method, pair.against, pair.axis) for pair in pairs} == {("CoH", BASE, "points")}
+    assert [pair.prompt for pair in pairs] == ["p", "q", "r"] * 2
+
+
+@pytest.mark.parametrize("experiment", [coh_dialogue, coh_summarization])
+def test_a_dry_run_shows_the_preset_and_the_first_batch(tmp_path, model, text, experiment, capsys, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    rows = hh(tmp_path / "hh.jsonl", 12)
+    held = rows if experiment is coh_dialogue else references(tmp_path / "test.jsonl", 6)
+    before = set(tmp_path.rglob("*"))
+    experiment.main([
+        "--preset", "paper", "--dry-run", "--task.model", model, "--task.feedback", rows, "--task.held-out-dataset",
+        held, "--task.held-out-split", "train", "--task.held-out", "4", "--task.pretraining", text,
+        "--training.outputs", "4", "--training.pretraining-length", "24", "--methods", "SFT", "CoH",
+    ])  # fmt: skip
+    said = capsys.readouterr().out
+    assert "preset paper" in said
+    assert "CoH, seed 0" in said
+    assert "⟦" in said
+    assert set(tmp_path.rglob("*")) == before
+
+
 class _Task:
-    score, decimals, records = "points", 2, [{}]
+    score, unit, decimals, records, setting = "points", "points", 2, [{}], "a model"
+    paper, axes, items = Published(source="a paper"), (), ()
 
 
 def rows(*means, bad=None):
@@ -182,7 +237,9 @@ def test_the_report_reads_the_order_off_the_intervals(tmp_path):
 
     results = {BASE: rows(0.0), "SFT": rows(1.0, 1.1), "C-SFT": rows(0.5, 0.5), "CoH": rows(0.4, 0.6, bad=0.0)}
     table = Table(methods=("SFT", "C-SFT", "CoH"), seeds=(0, 1), training=TINY)
-    found = write(tmp_path, _Task(), table, results, name="n", title="T", console=Console(quiet=True))
+    found = write(
+        tmp_path, _Task(), table, results, experiment="e", name="n", title="T", seconds=1.0, console=Console(quiet=True)
+    )
     assert {row["CoH minus"]: row["the order"] for row in found["differences"]} == {
         BASE: "holds", "SFT": "reversed", "C-SFT": "undecided",
     }  # fmt: skip

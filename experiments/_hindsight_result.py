@@ -1,0 +1,76 @@
+"""What a table of Chain of Hindsight says of the paper: its numbers beside ours, its claims, its tables and figure."""
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from experiments import _results
+from experiments._hindsight import BASE
+from experiments._hindsight_pairwise import judged_pairs, write_verdicts
+from experiments._hindsight_tasks import Measured, Task
+from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
+from jaxalign import evaluation
+
+__all__ = ["COH", "write_result"]
+
+COH = "CoH"
+
+
+def write_result(
+    output: Path,
+    task: Task,
+    table: Any,
+    results: Mapping[str, Sequence[Measured]],
+    *,
+    experiment: str,
+    name: str,
+    title: str,
+    seconds: float,
+    rows: Sequence[Mapping[str, object]],
+    figure: str | None,
+) -> list[dict[str, object]]:
+    """``result.json``, and ``verdicts.jsonl`` with ``pairwise.{md,tex,csv}`` where there are axes; the last's rows."""
+    pairs = judged_pairs(task, COH, results)
+    tables = [Table(of="", caption=f"Every row: {task.score}", rows=rows)]
+    pairwise: list[dict[str, object]] = []
+    if pairs:
+        write_verdicts(output / "verdicts.jsonl", pairs)
+        pairwise = evaluation.pairwise_rows(pairs)
+        caption = (
+            "Chain of Hindsight against the others, % of the held-out items of every seed: win, tie, lose, win - lose"
+        )
+        evaluation.save_table(pairwise, output / "pairwise", caption=f"{caption}.")
+        tables.append(Table(of=task.paper.pairwise, caption=caption, rows=pairwise))
+    scores = {method: [row["score"] for row in found] for method, found in results.items()}
+    claims = []
+    for method in [method for method in scores if method != COH] if COH in scores else []:
+        found, by_seed = difference_over_seeds(scores[COH], scores[method])
+        claims.append(
+            Claim(
+                claim=f"CoH is above {method}", source=task.paper.source,
+                statistic=f"{task.unit}, CoH minus {method}; items and seeds resampled", found=found, by_seed=by_seed,
+            )
+        )  # fmt: skip
+    values = [
+        Value(
+            what=f"{task.unit}, {method}", paper=task.paper.scores.get(method, ""), seeds=len(found),
+            ours=evaluation.bootstrap_interval(
+                [value for row in found for value in row["score"]],
+                groups=[item for row in found for item in range(len(row["score"]))],
+            ),
+        )
+        for method, found in results.items()
+    ]  # fmt: skip
+    judges = {axis.name: axis.judge for axis in task.axes}
+    _results.save(
+        output,
+        Result(
+            experiment=experiment, preset=name, title=title,
+            setting=f"{task.setting}; {len(task.records)} records with feedback, {table.training.steps} updates of "
+            f"{table.training.outputs} outputs; {len(results[BASE][0]['score'])} held-out items.",
+            judges={"score": task.score, **judges}, seeds=len(table.seeds), seconds=seconds, values=values,
+            claims=claims, tables=tables,
+            figures=[Figure(of=task.paper.source, caption=f"{title}: {task.score}", file=figure)] if figure else [],
+        ),
+    )  # fmt: skip
+    return pairwise

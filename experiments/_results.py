@@ -1,0 +1,178 @@
+"""What an experiment found, in one form for all of them: ``OUTPUT_DIR/result.json``.
+
+An experiment writes a ``Result``; ``experiments.report`` reads them and makes of them the page with all figures and
+tables, and the tables of ``experiments/README.md``. Numbers are intervals wherever something was sampled.
+"""
+
+import dataclasses
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+from jaxalign.errors import InputError
+from jaxalign.evaluation import Interval
+
+__all__ = ["Claim", "Figure", "Result", "Table", "Value", "Verdict", "difference_over_seeds", "load", "save"]
+
+Verdict = Literal["holds", "reversed", "undecided"]
+_FILE = "result.json"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Value:
+    """A number of the paper beside ours."""
+
+    what: str
+    """Such as "win rate against the reference at temperature 0, DPO (%)"."""
+    paper: str = ""
+    """As it is published; empty = the paper has no such number."""
+    ours: Interval
+    seeds: int = 1
+    """Training seeds behind it."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Claim:
+    """A statement of a paper, a statistic that is positive if it is true, and what came out."""
+
+    claim: str
+    """The statement."""
+    source: str
+    """Where it is made, such as "Rafailov et al. 2023, figure 2 left"."""
+    statistic: str
+    """What was computed, with its unit."""
+    found: Interval
+    """Its value; the interval says over what in ``statistic``."""
+    by_seed: Sequence[float] = ()
+    """Its value in every training seed."""
+    why: str = ""
+    """Where the order is not the paper's: why."""
+
+    @property
+    def verdict(self) -> Verdict:
+        """ "holds" if interval and all seeds lie above 0, "reversed" if they lie below it, "undecided" else."""
+        if self.found.low > 0 and all(value > 0 for value in self.by_seed):
+            return "holds"
+        if self.found.high < 0 and all(value < 0 for value in self.by_seed):
+            return "reversed"
+        return "undecided"
+
+
+@dataclass(frozen=True, kw_only=True)
+class Figure:
+    """A figure of a paper, redrawn."""
+
+    of: str
+    """Such as "Rafailov et al. 2023, figure 2 left"."""
+    caption: str
+    """What is seen."""
+    file: str
+    """An SVG or PNG, from the folder of the result."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Table:
+    """A table of a paper, computed anew."""
+
+    of: str
+    """Such as "Liu et al. 2023, table 1"; empty = no table of a paper."""
+    caption: str
+    """What is in it."""
+    rows: Sequence[Mapping[str, object]]
+    """Cells are texts, numbers, or what ``evaluation.markdown_table`` takes besides; kept as texts."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Result:
+    """An experiment's outcome."""
+
+    experiment: str
+    """Name of its module."""
+    preset: str
+    title: str
+    setting: str
+    """Models, data and sizes, in a sentence or two."""
+    judges: Mapping[str, str]
+    """Axis -> what judges it."""
+    seeds: int
+    """Training seeds of the methods that a claim is made of."""
+    seconds: float
+    """Of all stages, whenever they ran."""
+    values: Sequence[Value] = ()
+    claims: Sequence[Claim] = ()
+    figures: Sequence[Figure] = ()
+    tables: Sequence[Table] = ()
+    remarks: Sequence[str] = field(default_factory=tuple)
+    """What a reader has to know to believe it."""
+
+
+def difference_over_seeds(own: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Interval, list[float]]:
+    """Mean of own - other over seeds and items, its 95 % interval with both resampled, and the difference in each seed.
+
+    Args:
+      own: ``[S, N]``, a score of every seed and item.
+      other: ``[R, N]``; items are the same as ``own``'s. In the list seeds are paired as far as both go; one that is
+        alone, such as that of a model that was not trained, stands for all.
+    """
+    first, second = np.asarray(own, np.float64), np.asarray(other, np.float64)
+    random = np.random.default_rng(0)
+    drawn = np.empty(4000)
+    for index in range(len(drawn)):
+        items = random.integers(0, first.shape[1], first.shape[1])
+        one, two = (random.integers(0, len(rows), len(rows)) for rows in (first, second))
+        drawn[index] = first[one][:, items].mean() - second[two][:, items].mean()
+    low, high = np.quantile(drawn, [0.025, 0.975])
+    one, two = first.mean(axis=1), second.mean(axis=1)
+    count = min(len(one), len(two)) if min(len(one), len(two)) > 1 else max(len(one), len(two))
+    by_seed = np.resize(one, count) - np.resize(two, count)
+    return Interval(float(first.mean() - second.mean()), float(low), float(high)), by_seed.tolist()
+
+
+def save(folder: Path, result: Result) -> Path:
+    """Write ``result.json``.
+
+    Raises:
+      InputError: a figure that is not there.
+    """
+    from jaxalign.evaluation import cell_text
+
+    for figure in result.figures:
+        if not (folder / figure.file).is_file():
+            raise InputError(f"result of {result.experiment}: there is no figure {folder / figure.file}")
+    value = dataclasses.asdict(result)
+    for table, kept in zip(result.tables, value["tables"], strict=True):
+        kept["rows"] = [{name: cell_text(cell) for name, cell in row.items()} for row in table.rows]
+    path = folder / _FILE
+    temporary = path.with_suffix(".tmp")
+    temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
+    temporary.replace(path)
+    return path
+
+
+def load(folder: Path) -> Result:
+    """Read what ``save`` wrote.
+
+    Raises:
+      InputError: there is none, or it is none.
+    """
+    path = folder / _FILE
+    try:
+        value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+        return Result(
+            **value
+            | {
+                "values": [Value(**row | {"ours": Interval(**row["ours"])}) for row in value["values"]],
+                "claims": [Claim(**row | {"found": Interval(**row["found"])}) for row in value["claims"]],
+                "figures": [Figure(**row) for row in value["figures"]],
+                "tables": [Table(**row) for row in value["tables"]],
+            }
+        )
+    except FileNotFoundError as error:
+        raise InputError(f"{path}: there is no such file; the experiment writes it at its end") from error
+    except (json.JSONDecodeError, TypeError, KeyError, UnicodeDecodeError) as error:
+        raise InputError(f"{path}: not the result of an experiment ({error})") from error

@@ -1,0 +1,124 @@
+"""Results of experiments: kept and read back, verdicts by interval and seeds, the page and the tables made of them."""
+
+import json
+
+import numpy as np
+import pytest
+
+from experiments import _results, report
+from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
+from jaxalign import evaluation
+from jaxalign.errors import InputError
+from jaxalign.evaluation import Interval
+
+
+def claim(low, high, by_seed=(), **fields):
+    found = Interval((low + high) / 2, low, high)
+    return Claim(claim="A | B", source="paper", statistic="difference", found=found, by_seed=by_seed, **fields)
+
+
+def result(folder, **fields):
+    bars = {"a": Interval(1.0, 0.5, 1.5), "b": Interval(2.0, 1.0, 3.0)}
+    evaluation.save_figure(evaluation.plot_intervals(bars, label="x"), folder / "curve")
+    return Result(
+        experiment="imdb", preset="mini", title="Sentiment <b>", setting="a model", judges={"S": "a scorer"}, seeds=3,
+        seconds=90.0, values=[Value(what="win rate", paper="61 %", ours=Interval(0.5, 0.4, 0.6), seeds=3)],
+        claims=[claim(0.1, 0.3, (0.1, 0.2)), claim(-0.3, -0.1, why="too small")],
+        figures=[Figure(of="figure 2", caption="a curve", file="curve.svg")],
+        tables=[Table(of="table 1", caption="rows", rows=[{"win": evaluation.Percent(0.25), "n": 3, "x": 0.12345}])],
+        remarks=["One thing."],
+        **fields,
+    )  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("found", "by_seed", "verdict"),
+    [
+        ((0.1, 0.3), (), "holds"),
+        ((0.1, 0.3), (0.2, 0.1), "holds"),
+        ((0.1, 0.3), (0.2, -0.1), "undecided"),
+        ((-0.1, 0.3), (0.2, 0.1), "undecided"),
+        ((-0.3, -0.1), (-0.2,), "reversed"),
+        ((-0.3, -0.1), (-0.2, 0.1), "undecided"),
+    ],
+)
+def test_a_verdict_takes_interval_and_seeds(found, by_seed, verdict):
+    assert claim(*found, by_seed).verdict == verdict
+
+
+def test_differences_over_seeds():
+    noise = np.random.default_rng(0).normal(0, 1, (3, 400))
+    interval, by_seed = difference_over_seeds(noise + 0.5, noise)
+    np.testing.assert_allclose(by_seed, [0.5] * 3)
+    assert interval.low < 0.5 < interval.high
+    # A model that was not trained has one row, and stands against every seed.
+    interval, by_seed = difference_over_seeds(noise + 0.5, noise[:1])
+    np.testing.assert_allclose(by_seed, (noise + 0.5).mean(axis=1) - noise[0].mean())
+    # Seeds that differ widen the interval, however many items there are.
+    apart, _ = difference_over_seeds(noise + np.array([[0.0], [0.5], [1.0]]), noise)
+    assert apart.high - apart.low > interval.high - interval.low
+
+
+def test_a_result_comes_back(tmp_path):
+    kept = result(tmp_path)
+    path = _results.save(tmp_path, kept)
+    found = _results.load(tmp_path)
+    assert [one.verdict for one in found.claims] == ["holds", "reversed"]
+    assert (found.values, found.figures, found.judges) == (kept.values, kept.figures, kept.judges)
+    assert found.tables[0].rows == [{"win": "25.0", "n": "3", "x": "0.123"}]
+    assert not list(tmp_path.glob("*.tmp"))
+    value = json.loads(path.read_text())
+    del value["seeds"]
+    path.write_text(json.dumps(value))
+    with pytest.raises(InputError, match=r"result\.json: not the result of an experiment"):
+        _results.load(tmp_path)
+
+
+def test_a_figure_that_is_not_there_is_refused(tmp_path):
+    kept = result(tmp_path)
+    (tmp_path / "curve.svg").unlink()
+    with pytest.raises(InputError, match=r"result of imdb: there is no figure .*curve\.svg"):
+        _results.save(tmp_path, kept)
+
+
+def test_the_page_and_the_tables(tmp_path, capsys):
+    runs = tmp_path / "runs"
+    (runs / "imdb").mkdir(parents=True)
+    _results.save(runs / "imdb", result(runs / "imdb"))
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n\n{report.BEGIN}\nwhat stood here\n{report.END}\n\nafter\n")
+    page = tmp_path / "out" / "report.html"
+    report.main([str(runs), "--output", str(page), "--readme", str(readme)])
+    text = page.read_text()
+    for words in (
+        "Sentiment &lt;b&gt;",
+        "a curve (figure 2)",
+        "data:image/svg+xml;base64,",
+        "rows (table 1)",
+        "reversed",
+    ):
+        assert words in text
+    tables = readme.read_text()
+    assert tables.startswith("before")
+    assert tables.endswith("after\n")
+    assert "what stood here" not in tables
+    for words in ("A \\| B", "holds", "too small", "61 %", "0.500 [0.400, 0.600]", "`imdb`", "S: a scorer"):
+        assert words in tables
+    report.main([str(runs / "imdb"), "--output", str(page), "--readme", str(readme)])
+    assert readme.read_text() == tables
+
+
+@pytest.mark.parametrize("missing", ["runs", "marks"])
+def test_what_the_report_refuses(tmp_path, missing, capsys):
+    folder = tmp_path / "imdb"
+    folder.mkdir()
+    if missing != "runs":
+        _results.save(folder, result(folder))
+    readme = tmp_path / "README.md"
+    readme.write_text("no marks\n")
+    with pytest.raises(SystemExit) as stop:
+        report.main([str(folder), "--output", str(tmp_path / "r.html"), "--readme", str(readme)])
+    assert stop.value.code == 2
+    said = capsys.readouterr().err
+    assert ("holds no result.json" if missing == "runs" else "needs a line") in said
+    assert readme.read_text() == "no marks\n"
