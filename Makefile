@@ -4,6 +4,7 @@
 #   make demo-frontier   the whole reward-KL frontier, every method, on a 0.85M-parameter model
 #   make test            the whole test suite (needs no torch)
 #   make test-docs       that the README's, the pages' and the notebooks' code runs as it stands
+#   make experiments     every experiment's mini preset, then one page with all figures and tables
 #   make parity          live parity tests against PyTorch's models (installs torch into .venv)
 #   make faults          kill, damage, starve and stop runs; prints a report
 #   make lint            ruff and mypy
@@ -21,7 +22,7 @@ EXTRAS := dev$(if $(ACCELERATOR),$(comma)$(ACCELERATOR))
 # Two test workers on two cores; more cores take more.
 WORKERS ?= 2
 
-.PHONY: demo demo-frontier test test-docs parity faults lint check-accelerator
+.PHONY: demo demo-frontier experiments test test-docs parity faults lint check-accelerator
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -47,6 +48,17 @@ demo: check-accelerator
 
 demo-frontier: check-accelerator
 	$(BIN)/python -m experiments.imdb_sentiment --preset glassllm --output-dir runs/demo-frontier
+
+# One after another: each takes all cores. A run that is killed goes on where it was.
+EXPERIMENTS := imdb_sentiment tldr_summarization hh_dialogue human_vs_judge coh_summarization coh_dialogue model_scaling \
+	rlhf_without_rl
+RUNS ?= runs/experiments
+
+experiments: check-accelerator
+	@for name in $(EXPERIMENTS); do \
+		$(BIN)/python -m experiments.$$name --preset mini --output-dir $(RUNS)/$$name || exit $$?; \
+	done
+	$(BIN)/python -m experiments.report $(RUNS) --output $(RUNS)/report.html
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/parity tests
