@@ -152,7 +152,19 @@ def measure(
     rewards = None if reward is None else _rewards(files, reward)
     likelihoods = None if model is None else _log_probs(files, model, batch_size, dtype, found.notes)
 
-    def mean(values: Any, file: Completions, keep: Sequence[int] | None = None) -> object:
+    def distinct(file: Completions, n: int) -> object:
+        """With an interval over prompts, where there are two."""
+        if len(set(file.keys)) < 2:
+            return evaluation.distinct_n(file.texts, n)
+        return evaluation.distinct_n_interval(file.texts, n, groups=file.keys)
+
+    def finished(file: Completions) -> float | evaluation.Interval:
+        """Wilson's interval, or where prompts repeat that over prompts."""
+        if len(set(file.keys)) == len(file.keys):
+            return evaluation.wilson_interval(sum(file.finished) / len(file.finished), len(file.finished))
+        return mean(np.asarray(file.finished, float), file)
+
+    def mean(values: Any, file: Completions, keep: Sequence[int] | None = None) -> float | evaluation.Interval:
         """With an interval over prompts, where there are two."""
         groups = [file.keys[index] for index in (range(len(file.keys)) if keep is None else keep)]
         if len(set(groups)) < 2:
@@ -165,16 +177,18 @@ def measure(
             "name": file.name,
             "prompts": len(set(file.keys)),
             "completions": len(file.texts),
-            "finished %": evaluation.Percent(sum(file.finished) / len(file.finished)),
+            "finished %": evaluation.Percent(finished(file)),
             "words": mean([len(text.split()) for text in file.texts], file),
             "words, median": lengths.median,
-            "distinct-1": evaluation.distinct_n(file.texts, 1),
-            "distinct-2": evaluation.distinct_n(file.texts, 2),
+            "distinct-1": distinct(file, 1),
+            "distinct-2": distinct(file, 2),
             "repeated 4-grams": mean(evaluation.repetition(file.texts), file),
         }
         if len(set(file.keys)) < len(file.keys):
             distances = evaluation.sample_distance(file.texts, file.keys)
-            row["distance between samples"] = float(distances.mean())
+            row["distance between samples"] = (
+                evaluation.bootstrap_interval(distances, seed=seed) if len(distances) > 1 else float(distances.mean())
+            )
         found.texts.append(row)
         scores: dict[str, object] = {"name": file.name}
         if references is not None:

@@ -45,6 +45,7 @@ from jaxalign.evaluation._tables import (
 from jaxalign.evaluation._text import (
     LengthStatistics,
     distinct_n,
+    distinct_n_interval,
     length_statistics,
     ngram_entropy,
     repetition,
@@ -88,6 +89,7 @@ __all__ = [
     "csv_table",
     "difference_rows",
     "distinct_n",
+    "distinct_n_interval",
     "frontier_area",
     "frontier_area_rows",
     "frontier_rows",

@@ -11,6 +11,7 @@ from jaxalign.errors import InputError
 from jaxalign.evaluation import (
     calibration,
     distinct_n,
+    distinct_n_interval,
     length_statistics,
     ngram_entropy,
     perplexity,
@@ -32,6 +33,42 @@ def test_entropy_by_hand():
     assert ngram_entropy(["a", ""], 3) == 0.0
     with pytest.raises(ValueError, match="at least 1"):
         ngram_entropy([], 0)
+
+
+def test_distinct_n_with_its_interval_by_hand():
+    texts = ["a b", "a c", "d"]  # 4 of 5 words; without each text 3/3, 3/3, 3/4
+    found = distinct_n_interval(texts, 1)
+    without = np.array([1, 1, 3 / 4])
+    deviation = math.sqrt(2 / 3 * np.sum((without - without.mean()) ** 2))
+    reach = 4.302652729911275 * deviation  # Student's t with two degrees of freedom, 97.5 %
+    assert found.estimate == pytest.approx(distinct_n(texts, 1), abs=FLOAT64)
+    assert found.low == pytest.approx(4 / 5 - reach, abs=FLOAT64)
+    assert found.high == 1.0  # a share is at most 1
+    assert distinct_n_interval([*texts, ""], 1, groups=[0, 1, 2, 2]) == found
+    with pytest.raises(InputError, match="two groups"):
+        distinct_n_interval(["a", "b"], 1, groups=[0, 0])
+    with pytest.raises(InputError, match="2 texts but 1 groups"):
+        distinct_n_interval(["a", "b"], 1, groups=[0])
+
+
+def test_the_interval_of_distinct_n_covers():
+    """Prompts of two samples that share a topic: at least the coverage that it names, never much less."""
+    random = np.random.default_rng(0)
+    shares = 1 / np.arange(1, 401)
+    words = np.arange(400).astype(str)
+
+    def draw():
+        texts = []
+        for _ in range(30):
+            topic = random.choice(words, 6)
+            for _ in range(2):
+                common = random.choice(words, 12, p=shares / shares.sum())
+                texts.append(" ".join(np.where(random.random(12) < 0.3, random.choice(topic, 12), common)))
+        return texts
+
+    truth = np.mean([distinct_n(draw(), 2) for _ in range(400)])
+    found = [distinct_n_interval(draw(), 2, groups=np.repeat(np.arange(30), 2).tolist()) for _ in range(400)]
+    assert np.mean([one.low <= truth <= one.high for one in found]) >= 0.95 - COVERAGE
 
 
 def test_repetition_by_hand():
