@@ -33,6 +33,8 @@ class Completions:
     finished: list[bool]
     log_probs: list[float] | None
     """Of whole completions as they were sampled, where every record has it."""
+    token_log_probs: list[list[float]] | None
+    """Of their tokens, where every record has them."""
     places: list[str]
 
     def first_of_each(self) -> dict[str, str]:
@@ -81,17 +83,24 @@ def read_completions(spec: str) -> Completions:
             raise InputError(f"{place}: field 'finished' is {record['finished']!r}, must be true or false")
         if isinstance(record.get("log_prob", 0.0), bool) or not isinstance(record.get("log_prob", 0.0), int | float):
             raise InputError(f"{place}: field 'log_prob' is {record['log_prob']!r}, no number")
+        tokens = record.get("token_log_probs", [])
+        if not isinstance(tokens, list) or not all(isinstance(value, float | int) for value in tokens):
+            raise InputError(f"{place}: field 'token_log_probs' is {tokens!r:.60}, no list of numbers")
     prompts = [record["prompt"] for record in records]
-    known = all("log_prob" in record for record in records)
     return Completions(
         name=name,
         prompts=prompts,
         keys=[evaluation.as_text(prompt, place) for prompt, place in zip(prompts, places, strict=True)],
         texts=[record["completion"] for record in records],
         finished=[record.get("finished", True) for record in records],
-        log_probs=[float(record["log_prob"]) for record in records] if known else None,
+        log_probs=_if_all(records, "log_prob"),
+        token_log_probs=_if_all(records, "token_log_probs"),
         places=places,
     )
+
+
+def _if_all(records: Sequence[Any], name: str) -> list[Any] | None:
+    return [record[name] for record in records] if all(name in record for record in records) else None
 
 
 def read_references(path: Path, files: Sequence[Completions]) -> dict[str, str]:
@@ -207,6 +216,8 @@ def measure(
             if file.log_probs is not None:
                 moved = np.array(file.log_probs) - np.array([own.sum() for own in likelihoods[number]])
                 scores["KL (nats/completion)"] = mean(moved, file)
+                if file.token_log_probs is not None:
+                    scores["KL, k3"] = _k3(file, likelihoods[number], seed, found.notes)
                 found.notes.append(f"{file.name}: KL is k1, of what was sampled from to the model at temperature 1.")
                 if rewards is not None and len(set(file.keys)) > 1:
                     found.points.append(
@@ -262,6 +273,28 @@ def _log_probs(
             own[index] = np.asarray(row, np.float64)
         found.append(own)
     return found
+
+
+def _k3(file: Completions, log_probs: Sequence[Any], seed: int, notes: list[str]) -> object:
+    """The estimator of lower variance near the model, of the completions whose text is the tokens that were sampled."""
+    import numpy as np
+
+    from jaxalign import evaluation
+
+    assert file.token_log_probs is not None
+    pairs = zip(file.token_log_probs, log_probs, strict=True)
+    kept = [index for index, (own, theirs) in enumerate(pairs) if len(own) == len(theirs)]
+    if len(kept) < len(file.keys):
+        notes.append(
+            f"{file.name}: k3 is without {len(file.keys) - len(kept)} completions that were sampled as other tokens."
+        )
+    if len({file.keys[index] for index in kept}) < 2:
+        return None
+    mask = np.arange(max(len(log_probs[index]) for index in kept))[None] < [[len(log_probs[index])] for index in kept]
+    own, theirs = np.zeros(mask.shape), np.zeros(mask.shape)
+    own[mask] = np.concatenate([file.token_log_probs[index] for index in kept])
+    theirs[mask] = np.concatenate([log_probs[index] for index in kept])
+    return evaluation.sequence_kl(own, theirs, mask, groups=[file.keys[index] for index in kept], seed=seed).k3
 
 
 def _likelihood_cells(file: Completions, log_probs: Sequence[Any], seed: int) -> dict[str, object]:

@@ -28,9 +28,9 @@ class SampleConfig:
     prompts: Path | None = None
     """A file of records with a field ``prompt`` (text or messages), beside or instead of ``prompt``."""
     output: Path | None = None
-    """Write ``{"prompt", "completion", "finished", "log_prob"}`` a line here; None prints the texts. ``finished``: it
-    ended with its EOS (of messages: its end of turn), not with a stop string or cut; ``log_prob`` is that of all tokens
-    sampled, those of a stop string too. With ``feedback`` a line has ``feedback`` and no ``log_prob``, its
+    """Write ``{"prompt", "completion", "finished", "log_prob", "token_log_probs"}`` a line here; None prints the texts.
+    ``finished``: it ended with its EOS (of messages: its end of turn), not with a stop string or cut; ``log_prob`` is
+    that of all tokens sampled, those of a stop string too. With ``feedback`` a line has ``feedback`` and neither, its
     ``finished`` may also be at the next words of feedback, and with ``improvements`` it has ``drafts``, all texts in
     turn, the last being ``completion``."""
     max_new_tokens: int = 64
@@ -166,6 +166,7 @@ def _completions(
                 "completion": text,
                 "finished": ended[at],
                 "log_prob": float((samples.log_probs[at] * samples.mask[at]).sum()),
+                "token_log_probs": samples.log_probs[at][samples.mask[at]].tolist(),
             }
     return rows
 

@@ -78,6 +78,7 @@ def test_completions_are_measured_by_everything_that_is_given(evaluate, sampled)
     if len(examples) == len(ours):
         assert float(start["perplexity"]) == pytest.approx(math.exp(-total / tokens), rel=FLOAT32)
     np.testing.assert_allclose(float(start["KL (nats/completion)"]), 0, atol=1e2 * FLOAT32)
+    np.testing.assert_allclose(float(start["KL, k3"].split()[0]), 0, atol=1e2 * FLOAT32)
     assert theirs["KL (nats/completion)"] == ""  # no log-probs: nothing is made up
     assert rows_of(out / "differences.csv")[0]["prompts"] == "2"
 
@@ -205,6 +206,9 @@ BAD = {
     "no prompt": (["--completions", "FILE"], [GOOD, {"completion": "b"}], "FILE: row 2: missing field 'prompt'"),
     "no text": (["--completions", "FILE"], [{"prompt": "a"}], "FILE: row 1: field 'completion' is missing or no text"),
     "finished": (["--completions", "FILE"], [GOOD | {"finished": 1}], "FILE: row 1: field 'finished' is 1, must be"),
+    "token_log_probs": (
+        ["--completions", "FILE"], [GOOD | {"token_log_probs": 1}], "FILE: row 1: field 'token_log_probs' is 1, no list"
+    ),
     "log_prob": (["--completions", "FILE"], [GOOD | {"log_prob": "x"}], "FILE: row 1: field 'log_prob' is 'x', no"),
     "one name twice": (["--completions", "FILE", "rows=FILE"], [GOOD], "--completions: two files are called 'rows'"),
     "ties": (["--verdicts", "FILE", "--ties", "drop"], [GOOD], "invalid choice 'drop' for argument '--ties'"),

@@ -52,7 +52,9 @@ def test_it_writes_records_that_say_what_was_sampled(sample, talker, tmp_path):
     assert sample(*flags) == ""
     rows = [json.loads(line) for line in out.read_text().splitlines()]
     assert [row["prompt"] for row in rows] == [" the"] * 3 + [" good film"] * 3 + [" bad plot"] * 3
-    assert {frozenset(row) for row in rows} == {frozenset({"prompt", "completion", "finished", "log_prob"})}
+    assert {frozenset(row) for row in rows} == {
+        frozenset({"prompt", "completion", "finished", "log_prob", "token_log_probs"})
+    }
     assert {row["finished"] for row in rows} == {True, False}
     # The records are training data as they are, and training scores them as the sampler did.
     rows = [row for row in rows if row["completion"]]
@@ -62,6 +64,7 @@ def test_it_writes_records_that_say_what_was_sampled(sample, talker, tmp_path):
         toy.SHAPES["gpt2"], talker[1], toy.examples(rows), temperature=0.7, mesh=one_device
     )
     found = [row["log_prob"] for row in rows]
+    np.testing.assert_allclose([sum(row["token_log_probs"]) for row in rows], found, rtol=FLOAT32)
     np.testing.assert_allclose(found, [score.sum() for score in scores], rtol=FLOAT32, atol=FLOAT32)
 
 

@@ -112,7 +112,9 @@ def test_without_feedback_it_samples_as_any_folder(sample, talker, shell, tmp_pa
     (plain / "hindsight.json").unlink()
     flags = ("--prompt", *PROMPTS)
     row = sample(*flags)
-    assert {frozenset(found) for found in row} == {frozenset({"prompt", "completion", "finished", "log_prob"})}
+    assert {frozenset(found) for found in row} == {
+        frozenset({"prompt", "completion", "finished", "log_prob", "token_log_probs"})
+    }
     printed = shell("sample", "--model", plain, "--max-new-tokens", TOKENS, "--seed", 3, *flags)
     assert printed == (0, sample(*flags, to_file=False), "")
 
