@@ -16,7 +16,7 @@ from jaxalign.recipes._hindsight_sampling import sample_with_feedback
 from jaxalign.recipes._likelihood import likelihood_objective
 from jaxalign.recipes._likelihood_margins import likelihood_margins
 from jaxalign.recipes._objective import Objective
-from jaxalign.recipes._pairs import preference_objective
+from jaxalign.recipes._pairs import pair_metrics, preference_objective
 from jaxalign.recipes._ppo import PPOResult, fit_ppo
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._preference import LOSSES, PreferenceObjective
@@ -24,7 +24,7 @@ from jaxalign.recipes._raters import identity_of, load_text_reward
 from jaxalign.recipes._reward import RewardObjective, reward_objective
 from jaxalign.recipes._reward_rater import RewardModelReward
 from jaxalign.recipes._run import load_tokenizer
-from jaxalign.recipes._scores import score_targets, sequence_scores
+from jaxalign.recipes._scores import PairScores, pair_scores, score_targets, sequence_scores
 from jaxalign.recipes.collect import CollectConfig
 from jaxalign.recipes.dpo import DPOConfig
 from jaxalign.recipes.hindsight import HindsightConfig
@@ -47,6 +47,7 @@ __all__ = [
     "PPOConfig",
     "PPOFitConfig",
     "PPOResult",
+    "PairScores",
     "PreferenceObjective",
     "Pretraining",
     "RewardModelConfig",
@@ -71,6 +72,8 @@ __all__ = [
     "likelihood_objective",
     "load_text_reward",
     "load_tokenizer",
+    "pair_metrics",
+    "pair_scores",
     "ppo",
     "preference_objective",
     "reward_model",
