@@ -66,5 +66,6 @@ lint: $(VENV)/.installed
 # Outputs stay out of git: the notebooks are the .py files, these are what they become.
 notebooks: $(VENV)/.installed
 	@mkdir -p runs/notebooks
-	$(BIN)/python -m jupytext --quiet --to ipynb --output-dir runs/notebooks notebooks/*.py
+	for name in $(basename $(notdir $(wildcard notebooks/*.py))); do \
+		$(BIN)/python -m jupytext --quiet --to ipynb --output runs/notebooks/$$name.ipynb notebooks/$$name.py || exit 1; done
 	PYTHONPATH="$(CURDIR)" $(BIN)/python -m jupyter execute --inplace runs/notebooks/*.ipynb

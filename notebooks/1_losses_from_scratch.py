@@ -95,7 +95,7 @@ axes.plot(margins, bradley_terry(margins, 0.0), color=BLUE, label="loss: -log σ
 axes.plot(margins, slope, color=ORANGE, linestyle="--", label="slope: -σ(-margin)")
 axes.axvline(0, color="0.6", linewidth=0.6)
 axes.set(xlabel="margin r(y_w) - r(y_l)", ylabel="nats", title="Bradley-Terry: wrong pairs pull, right ones let go")
-axes.legend()
+_ = axes.legend()
 # %% [markdown]
 # With every ordered pair, each as often as people would choose it, the minimum of the loss is the true reward - **up
 # to a constant**. Comparisons never say where zero is; hold on to this, it is what will make DPO possible.
@@ -146,7 +146,7 @@ for shift, beta, colour in ((-0.1, 2.0, BLUE), (0.1, 0.5, ORANGE), (0.3, 0.1, GR
     axes.bar(places + shift, tilted, 0.2, color=colour, label=f"β = {beta:g}")
 axes.set_xticks(places, [f"{answer}\nr = {value:g}" for answer, value in zip(ANSWERS, reward, strict=True)])
 axes.set(ylabel="probability", title="The best policy is the reference, tilted by exp(r / β)")
-axes.legend()
+_ = axes.legend()
 # %% [markdown]
 # PPO does not see whole answers but tokens. The penalty is paid token by token, -β (log π - log ref), and the score
 # arrives with the last one. The sum over an answer is what the objective weighs:
@@ -254,7 +254,7 @@ axes.bar(places, jnp.exp(log_probs(by_ascent)), 0.25, color=BLUE, label="RL: E[r
 axes.bar(places + 0.25, jnp.exp(log_probs(without_rl)), 0.25, color=ORANGE, label="DPO: comparisons alone")
 axes.set_xticks(places, ANSWERS)
 axes.set(ylabel="probability", title="Two roads to one policy")
-axes.legend()
+_ = axes.legend()
 
 # %% [markdown]
 # ## 5. Its gradient

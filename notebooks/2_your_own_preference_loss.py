@@ -93,7 +93,7 @@ for panel, title, loss in (
     panel.axvline(0, color="0.6", linewidth=0.6)
     panel.axhline(0, color="0.6", linewidth=0.6)
     panel.set(title=title, xlabel="log π/ref of the chosen answer, nats")
-panels[0].set_ylabel("log π/ref of the rejected answer")
+_ = panels[0].set_ylabel("log π/ref of the rejected answer")
 
 # %% [markdown]
 # ## 2. One call: the suite that the library's own losses pass

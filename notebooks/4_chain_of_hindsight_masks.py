@@ -214,7 +214,7 @@ for panel, (name, (low, high)) in zip(panels, panels_of.items(), strict=True):
     assert np.diag(visible).all()
     assert visible[:, 0].all()
     assert abs(dropped - high) < 4 * np.sqrt(0.25 / below.sum())
-panels[0].set_ylabel("query (what predicts)")
+_ = panels[0].set_ylabel("query (what predicts)")
 
 # %% [markdown]
 # ## 5. Packing changes nothing
@@ -250,7 +250,7 @@ for number, one in enumerate(examples):
 figure, axes = plt.subplots(figsize=(4.0, 4.0), layout="constrained")
 axes.imshow(in_one_row, cmap="Blues", vmin=0, vmax=1.4)
 axes.set(title="Three chains packed into one row", xlabel="key", ylabel="query")
-axes.grid(visible=False)
+_ = axes.grid(visible=False)
 
 # %% [markdown]
 # And the loss, and its gradient, with everything on: the recipe's objective is a pure function `(params, frozen,

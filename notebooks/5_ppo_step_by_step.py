@@ -274,7 +274,7 @@ for place, row in enumerate(shown):
         axes.text(t, place, letter, ha="center", va="center", fontsize=12)
 axes.set_yticks(range(3), [f"score {scores[row]:.2f}" for row in shown])
 axes.set(title="Advantages of the worst, a middling and the best response", xlabel="token")
-axes.grid(visible=False)
+_ = axes.grid(visible=False)
 
 # %% [markdown]
 # ## 8. The loss, and three identities at the first step
