@@ -8,6 +8,7 @@
 #   make parity          live parity tests against PyTorch's models (installs torch into .venv)
 #   make faults          kill, damage, starve and stop runs; prints a report
 #   make lint            ruff and mypy
+#   make notebooks       execute the notebooks into runs/notebooks/*.ipynb
 
 PYTHON ?= python3
 VENV ?= .venv
@@ -22,7 +23,7 @@ EXTRAS := dev$(if $(ACCELERATOR),$(comma)$(ACCELERATOR))
 # Two test workers on two cores; more cores take more.
 WORKERS ?= 2
 
-.PHONY: demo demo-frontier experiments test test-docs parity faults lint check-accelerator
+.PHONY: demo demo-frontier experiments notebooks test test-docs parity faults lint check-accelerator
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info[:2] <= (3, 13))' || \
@@ -81,3 +82,10 @@ lint: $(VENV)/.installed
 	$(BIN)/python -m ruff check .
 	$(BIN)/python -m ruff format --check .
 	$(BIN)/python -m mypy
+
+# Outputs stay out of git: the notebooks are the .py files, these are what they become.
+notebooks: $(VENV)/.installed
+	@mkdir -p runs/notebooks
+	for name in $(basename $(notdir $(wildcard notebooks/*.py))); do \
+		$(BIN)/python -m jupytext --quiet --to ipynb --output runs/notebooks/$$name.ipynb notebooks/$$name.py || exit 1; done
+	PYTHONPATH="$(CURDIR)" $(BIN)/python -m jupyter execute --inplace runs/notebooks/*.ipynb

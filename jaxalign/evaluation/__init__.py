@@ -23,6 +23,8 @@ from jaxalign.evaluation._length_control import length_controlled_win_rate
 from jaxalign.evaluation._likelihood import perplexity, reward_accuracy
 from jaxalign.evaluation._messages import as_text
 from jaxalign.evaluation._paired_wins import PairedTest, paired_test, paired_tests
+from jaxalign.evaluation._plot import COLOURS as FIGURE_COLOURS
+from jaxalign.evaluation._plot import STYLE as FIGURE_STYLE
 from jaxalign.evaluation._plot import plot_frontier, save_figure
 from jaxalign.evaluation._plot_curves import plot_curves
 from jaxalign.evaluation._plot_growth import plot_growth
@@ -55,6 +57,8 @@ from jaxalign.evaluation._wilson import wilson_interval
 from jaxalign.evaluation._wins import Outcome, TieRule, WinRate, win_rate
 
 __all__ = [
+    "FIGURE_COLOURS",
+    "FIGURE_STYLE",
     "Calibration",
     "CalibrationBin",
     "FrontierArea",

@@ -16,7 +16,7 @@ from jaxalign.recipes._hindsight_sampling import sample_with_feedback
 from jaxalign.recipes._likelihood import likelihood_objective
 from jaxalign.recipes._likelihood_margins import likelihood_margins
 from jaxalign.recipes._objective import Objective
-from jaxalign.recipes._pairs import preference_objective
+from jaxalign.recipes._pairs import pair_metrics, preference_objective
 from jaxalign.recipes._ppo import PPOResult, fit_ppo
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._preference import LOSSES, PreferenceObjective
@@ -72,6 +72,7 @@ __all__ = [
     "likelihood_objective",
     "load_text_reward",
     "load_tokenizer",
+    "pair_metrics",
     "pair_scores",
     "ppo",
     "preference_objective",
