@@ -48,22 +48,24 @@ class JudgeConfig(EndpointConfig):
     output_dir: Path
     """Where verdicts.jsonl, summary.json and the cache go. The same command again asks only what has no verdict yet."""
     pairs: Path | None = None
-    """A file of records with ``prompt`` and two outputs."""
-    fields: tuple[str, str] = ("first", "second")
-    """Of ``pairs``: the fields with our output and with theirs. A judge sees them in an order drawn at random."""
+    """Records (JSONL, CSV, Parquet) of ``prompt`` and ``outputs``, an object of system -> answer; or of ``prompt``,
+    ``chosen`` and ``rejected``. Every two systems of a row are compared, in an order drawn at random."""
+    ours: str | None = None
+    """Of ``pairs``: compare only this system with each other, not every two; its wins are counted."""
     completions: tuple[Path, Path] | None = None
     """In place of ``pairs``: two files of records with ``prompt`` and ``completion`` (as ``jaxalign sample`` writes
     them), ours and theirs, with the same prompts; the k-th completion of a prompt meets the k-th."""
     names: tuple[str, str] | None = None
-    """What our model and theirs are called; None = the fields, or the files."""
+    """Of ``completions``: what our model and theirs are called; None = the files."""
     label: str | None = None
-    """What the judge is called in tables and figures; None = "MODEL, PROMPTS", of ``reward`` the model."""
+    """What the judge is called in tables and figures; None = "MODEL, PROMPTS", of local models "MODEL, PROMPTS, by
+    likelihood" or "by samples", of ``reward`` the model."""
     sampled_at: float | None = None
     """Temperature at which our outputs were sampled: win rates are drawn over it."""
     step: int | None = None
     """Training step after which our outputs were sampled: win rates are drawn over it."""
-    axis: tuple[str, ...] = ("overall",)
-    """What is asked about them, one or more of the questions of ``prompts``."""
+    axes: tuple[str, ...] = ("overall",)
+    """What is asked of every pair: one or more of the questions of ``prompts``, such as accuracy,coverage."""
     prompts: str = "summaries"
     """What a judge is asked: summaries, summaries-concise, dialogue, or a TOML file. Not of ``reward``."""
     ties: bool = False
@@ -83,6 +85,9 @@ class JudgeConfig(EndpointConfig):
         super().__post_init__()
         if (self.pairs is None) == (self.completions is None):
             raise InputError("--pairs or --completions: give one of them")
+        for name, flag in (("ours", "pairs"), ("names", "completions")):
+            if getattr(self, name) is not None and getattr(self, flag) is None:
+                raise InputError(f"--{name}: is for --{flag}")
         if self.batch_size < 1:
             raise InputError(f"--batch-size: must be at least 1, is {self.batch_size}")
         if not self.tie_margin >= 0:
@@ -100,6 +105,15 @@ class JudgeConfig(EndpointConfig):
             raise InputError(f"--step: must be at least 0, is {self.step}")
         if self.output_dir.exists() and not self.output_dir.is_dir():
             raise InputError(f"--output-dir: {self.output_dir} is a file, not a folder")
+        if len(set(self.asked)) < len(self.asked):
+            raise InputError(f"--axes: one is named twice: {', '.join(self.asked)}")
+        if self.judge == "reward" and self.asked != ("overall",):
+            raise InputError("--axes: a reward is asked nothing; it knows overall alone")
+
+    @property
+    def asked(self) -> tuple[str, ...]:
+        """The axes, each by itself."""
+        return tuple(part.strip() for spec in self.axes for part in spec.split(","))
 
 
 def run(config: JudgeConfig) -> None:
@@ -140,30 +154,37 @@ def _report(config: JudgeConfig, judge: "Judge", items: "Sequence[Item]", judged
     from jaxalign.evaluation.judges import OpenAIJudge
 
     _write(config.output_dir / "verdicts.jsonl", "".join(json.dumps(_row(one, config)) + "\n" for one in judged))
-    counts = {axis: collections.Counter(one.outcome for one in judged if one.item.axis == axis) for axis in config.axis}
-    rates = {axis: _win_rate([one for one in judged if one.item.axis == axis]) for axis in config.axis}
-    ours, theirs = items[0].names
+    compared: dict[tuple[str, str, str], list[Judged]] = {}
+    for item in items:
+        compared.setdefault((item.axis, *item.names), [])
+    for one in judged:
+        compared[one.item.axis, *one.item.names].append(one)
+    rows, said = [], []
+    for (axis, ours, theirs), some in compared.items():
+        counts = collections.Counter(one.outcome for one in some)
+        rate = _win_rate(some)
+        found = {outcome: counts[outcome] for outcome in ("win", "tie", "lose", "invalid")}
+        rows.append(
+            {"axis": axis, "method": ours, "against": theirs}
+            | found
+            | {"win_rate": None if rate is None else asdict(rate)}
+        )
+        said.append(
+            f"{axis}: {ours} against {theirs}: {found['win']} won, {found['tie']} tied, {found['lose']} lost, "
+            f"{found['invalid']} invalid" + ("" if rate is None else f"; win rate {Percent(rate)} %")
+        )
     summary: dict[str, Any] = {
         "judge": judge.name,
         "label": _label(config),
         "version": judge.version,
-        "names": [ours, theirs],
         "seed": config.seed,
-        "counts": {
-            axis: {outcome: counts[axis][outcome] for outcome in ("win", "tie", "lose", "invalid")} for axis in counts
-        },
+        "comparisons": rows,
         "without_verdict": len(items) - len(judged),
-        "win_rate": {axis: None if rate is None else asdict(rate) for axis, rate in rates.items()},
         "tokens": {
             "prompt": sum(one.verdict.prompt_tokens for one in judged),
             "completion": sum(one.verdict.completion_tokens for one in judged),
         },
     }
-    said = [
-        f"{axis}: {ours} against {theirs}: {found['win']} won, {found['tie']} tied, {found['lose']} lost, "
-        f"{found['invalid']} invalid" + ("" if (rate := rates[axis]) is None else f"; win rate {Percent(rate)} %")
-        for axis, found in summary["counts"].items()
-    ]
     if isinstance(judge, OpenAIJudge):
         usage = judge.usage
         summary["this_run"] = asdict(usage)
@@ -189,8 +210,18 @@ def _win_rate(judged: "Sequence[Judged]") -> "Interval | None":
     return None
 
 
+# Judges of one model and one prompt are still different judges.
+_WAYS = {"openai": "", "likelihood": ", by likelihood", "sampled": ", by samples"}
+
+
 def _label(config: JudgeConfig) -> str:
-    return config.label or (config.model if config.judge == "reward" else f"{config.model}, {config.prompts}")
+    if config.label is not None:
+        return config.label
+    return config.model if config.judge == "reward" else f"{config.model}, {config.prompts}{_WAYS[config.judge]}"
+
+
+# (place, prompt, ours, theirs, their names)
+_Row = tuple[str, Any, str, str, tuple[str, str]]
 
 
 def _items(config: JudgeConfig) -> "list[Item]":
@@ -198,21 +229,9 @@ def _items(config: JudgeConfig) -> "list[Item]":
     from jaxalign.evaluation import as_text
     from jaxalign.evaluation.judges import Item
 
-    if config.pairs is not None:
-        rows, names = _pairs(config), config.names or config.fields
-    else:
-        assert config.completions is not None
-        rows, stems = _matched(*config.completions), [file.stem for file in config.completions]
-        names = config.names or ((stems[0], stems[1]) if stems[0] != stems[1] else ("ours", "theirs"))
-    if len(set(names)) < 2:
-        raise InputError(f"--names: two different names, both are {names[0]!r}")
-    if len(set(config.axis)) < len(config.axis):
-        raise InputError("--axis: the same one twice")
-    if config.judge == "reward" and config.axis != ("overall",):
-        raise InputError("--axis: a reward is asked nothing; it knows overall alone")
     found = []
-    for axis in config.axis:
-        for place, prompt, ours, theirs in rows:
+    for axis in config.asked:
+        for place, prompt, ours, theirs, names in _pairs(config) if config.pairs is not None else _matched(config):
             if config.judge == "reward" and not isinstance(prompt, str):
                 raise InputError(f"{place}: field 'prompt': a reward is given texts here, this is a list of messages")
             found.append(Item(prompt=as_text(prompt, place), ours=ours, theirs=theirs, names=names, axis=axis))
@@ -221,24 +240,32 @@ def _items(config: JudgeConfig) -> "list[Item]":
     return found
 
 
-def _pairs(config: JudgeConfig) -> list[tuple[str, Any, str, str]]:
-    """(place, prompt, ours, theirs) of a file of pairs."""
-    from jaxalign import data
+def _pairs(config: JudgeConfig) -> list[_Row]:
+    """What a file of named outputs compares."""
+    from jaxalign.evaluation import as_text, read_pairs
+
+    def text(output: Any, place: str) -> str:
+        whole = isinstance(output, str) or len(output) > 1
+        return as_text(output, place, name="outputs") if whole else str(output[0]["content"])
 
     assert config.pairs is not None
-    records = data.load_records(config.pairs)
-    rows = []
-    for index, record in enumerate(records):
-        place = records.place(index)
-        ours, theirs = (_field(record, name, place) for name in config.fields)
-        rows.append((place, record.get("prompt"), ours, theirs))
+    rows: list[_Row] = []
+    for pair in read_pairs(config.pairs, ours=config.ours, keep_equal=True)[0]:  # equal ones are ties
+        place = f"{config.pairs}: row {pair.row}"
+        ours, theirs = (text(output, place) for output in pair.outputs)
+        rows.append((place, pair.prompt, ours, theirs, pair.systems))
     return rows
 
 
-def _matched(ours: Path, theirs: Path) -> list[tuple[str, Any, str, str]]:
-    """(place, prompt, ours, theirs) of two files of completions, in the order of ours."""
+def _matched(config: JudgeConfig) -> list[_Row]:
+    """What two files of completions compare, in the order of ours."""
     from jaxalign import data
 
+    assert config.completions is not None
+    ours, theirs = config.completions
+    names = config.names or ((ours.stem, theirs.stem) if ours.stem != theirs.stem else ("ours", "theirs"))
+    if names[0] == names[1]:
+        raise InputError(f"--names: two different names, both are {names[0]!r}")
     waiting: dict[str, collections.deque[str]] = {}
     others = data.load_records(theirs)
     for index, record in enumerate(others):
@@ -251,7 +278,7 @@ def _matched(ours: Path, theirs: Path) -> list[tuple[str, Any, str, str]]:
         left = waiting.get(json.dumps(prompt))
         if not left:
             raise InputError(f"{place}: {theirs} has no completion, or none left, of the prompt {prompt!r:.60}")
-        rows.append((place, prompt, _field(record, "completion", place), left.popleft()))
+        rows.append((place, prompt, _field(record, "completion", place), left.popleft(), names))
     for key, left in waiting.items():
         if left:
             raise InputError(f"{theirs}: {ours} has no completion, or none left, of the prompt {json.loads(key)!r:.60}")

@@ -3,7 +3,7 @@
 Everything here is NumPy: no model, no parameters, no device placement. Masks are made here, where the tokens are made,
 and nowhere else.
 
-    records = load_records("pairs.jsonl")
+    records = load_dataset("pairs.jsonl")
     examples, counters = build_examples(records, tokenizer, truncation=Truncation(max_length=512))
     batches = make_iterator(make_batches(examples, batch_size=64, seed=0, pack=True, max_length=1024))
 """
@@ -31,11 +31,11 @@ from jaxalign.data._drawn import DrawnExamples, Examples
 from jaxalign.data._encoder import Encoder, TokenizerLike
 from jaxalign.data._example import Example, ExtraSpec, extra_specs, unshare, with_extras
 from jaxalign.data._feedback_records import Output, RatedOutputs, Turn, rated_outputs
-from jaxalign.data._feedback_sources import feedback_records, load_feedback
 from jaxalign.data._fingerprint import fingerprint
 from jaxalign.data._iterator import BatchIterator, BatchSource, make_batches, make_iterator
 from jaxalign.data._outputs import named_outputs
 from jaxalign.data._plan import BatchPlan, Mixture, Sizes, example_sizes
+from jaxalign.data._published import PUBLISHED, feedback_records, load_dataset, load_feedback, training_records
 from jaxalign.data._records import Kind, Record, RecordDropped, record_kind
 from jaxalign.data._responses import response_example, stop_tokens
 from jaxalign.data._rollout import Prompt, build_prompts, response_batch
@@ -56,6 +56,7 @@ from jaxalign.data._windows import text_windows
 
 __all__ = [
     "BUILT_IN_TEMPLATES",
+    "PUBLISHED",
     "AnswerField",
     "Batch",
     "BatchIterator",
@@ -106,6 +107,7 @@ __all__ = [
     "extra_specs",
     "feedback_records",
     "fingerprint",
+    "load_dataset",
     "load_feedback",
     "load_feedback_prompts",
     "load_records",
@@ -124,6 +126,7 @@ __all__ = [
     "stop_tokens",
     "text_example",
     "text_windows",
+    "training_records",
     "unpaired_example",
     "unshare",
     "with_extras",

@@ -42,8 +42,13 @@ def build_prompts(
     *,
     truncation: Truncation | None = None,
     on_bad_row: OnBadRow = "error",
+    text_prefix: tuple[int, int] | None = None,
+    seed: int = 0,
 ) -> tuple[list[Prompt], Counters]:
     """The prompts of records, explicit or those of preference pairs; answers, where there are any, are not read.
+
+    ``text_prefix=(a, b)``: a ``text`` gives the prompt of its first n tokens, BOS not counted, with n drawn from a to
+    b, both included, as a pure function of ``seed`` and the row's index.
 
     Raises:
       InputError: a bad row (file, row and field), unless ``on_bad_row`` is "skip"; or no prompt is left.
@@ -56,6 +61,8 @@ def build_prompts(
         place = place_of(records, index)
         own = Counters()
         try:
+            if record.get("text") is not None and record.get("prompt") is None:
+                record = {"prompt": _beginning(record, encoder, text_prefix, (seed, index), place)}
             content = _records.prompt(record, place)
             ids = prompt_tokens(
                 {"prompt": content}, encoder, truncation=truncation, record_id=index, place=place, counters=own
@@ -74,6 +81,16 @@ def build_prompts(
     if not prompts:
         raise InputError(f"no prompt to sample from ({counters.summary()})")
     return prompts, counters
+
+
+def _beginning(record: Any, encoder: Encoder, limits: tuple[int, int] | None, seed: tuple[int, int], place: str) -> str:
+    """The first few tokens of a text, as text."""
+    text = _records.text(record, "text", place)
+    if limits is None:
+        raise InputError(f"{place}: missing field 'prompt'; of a 'text' jaxalign ppo --text-prefix makes one")
+    count = int(np.random.default_rng(seed).integers(limits[0], limits[1], endpoint=True))
+    # A token may end within a character; what is left of that is no text.
+    return encoder.decode(encoder.raw(text)[:count]).rstrip("\ufffd")
 
 
 def response_batch(

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, overload
 
 from jaxalign.data._counters import Counters
+from jaxalign.data._hub import parse_source, read_hub
 from jaxalign.errors import InputError
 
 OnBadRow = Literal["error", "skip"]
@@ -194,16 +195,6 @@ def _read_folder(path: Path, split: str) -> Generator[_Row, None, None]:
     yield from _dataset_rows(dataset, split, str(path))
 
 
-def _read_hub(name: str, split: str, config: str | None) -> Generator[_Row, None, None]:
-    import datasets
-
-    try:
-        dataset = datasets.load_dataset(name, config, split=split)
-    except (OSError, ValueError, datasets.exceptions.DatasetsError) as error:
-        raise InputError(f"{name}: no such file or folder, and no such data set on the hub: {_reason(error)}") from None
-    yield from _dataset_rows(dataset, split, name)
-
-
 def _rows(source: str, split: str, config: str | None) -> Generator[_Row, None, None]:
     path = Path(source)
     suffix = Path(path.stem).suffix if path.suffix == ".gz" else path.suffix
@@ -213,7 +204,7 @@ def _rows(source: str, split: str, config: str | None) -> Generator[_Row, None, 
         )
         if like_a_path or not source:
             raise InputError(f"{source or repr(source)}: no such file or folder")
-        yield from _read_hub(source, split, config)
+        yield from _dataset_rows(read_hub(source, split, config), split, source)
         return
     if config is not None:
         raise InputError(f"{source}: a configuration ({config!r}) is only for hub ids")
@@ -245,7 +236,8 @@ def load_records(
     """Rows of a data set as dicts.
 
     ``path_or_hub_id``: a JSONL, JSON, CSV (each also ``.gz``) or Parquet file, a folder saved by
-    ``datasets.save_to_disk`` or one of data files, or a hub id. ``config`` names a hub data set's configuration,
+    ``datasets.save_to_disk`` or one of data files, or a hub id. A hub id's configuration is ``config``, or stands
+    behind it, "ID:CONFIG"; "@SPLIT" behind either goes before ``split``. What exists under that very name comes first.
     ``limit`` keeps the first rows. ``on_bad_row="skip"`` skips and counts a row that is no JSON object.
 
     Raises ``InputError`` naming the file (a missing or unreadable file, an unknown split) or the file and row (rows are
@@ -254,9 +246,10 @@ def load_records(
     if on_bad_row not in ("error", "skip"):
         raise InputError(f"on_bad_row is {on_bad_row!r}, must be 'error' or 'skip'")
     source, counters = str(path_or_hub_id), Counters()
+    name, own_config, own_split = parse_source(source)
     rows: list[Mapping[str, Any]] = []
     places: list[str] = []
-    iterator = _rows(source, split, config)
+    iterator = _rows(name, own_split or split, own_config or config)
     with contextlib.closing(iterator):
         while limit is None or len(rows) < limit:
             try:

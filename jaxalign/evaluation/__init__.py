@@ -22,6 +22,7 @@ from jaxalign.evaluation._kl import SequenceKL, sequence_kl
 from jaxalign.evaluation._length_control import length_controlled_win_rate
 from jaxalign.evaluation._likelihood import perplexity, reward_accuracy
 from jaxalign.evaluation._messages import as_text
+from jaxalign.evaluation._output_pairs import Pair, read_pairs
 from jaxalign.evaluation._paired_wins import PairedTest, paired_test, paired_tests
 from jaxalign.evaluation._plot import COLOURS as FIGURE_COLOURS
 from jaxalign.evaluation._plot import STYLE as FIGURE_STYLE
@@ -69,6 +70,7 @@ __all__ = [
     "LengthStatistics",
     "Outcome",
     "PValue",
+    "Pair",
     "PairedTest",
     "Percent",
     "ReportFigure",
@@ -124,6 +126,7 @@ __all__ = [
     "plot_pairwise",
     "plot_win_rate",
     "read_judged",
+    "read_pairs",
     "repetition",
     "reward_accuracy",
     "reward_difference_at_kl",

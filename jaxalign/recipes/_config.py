@@ -221,7 +221,7 @@ class FolderConfig(TrainConfig):
     model: str
     """Folder in Hugging Face format, or a hub id."""
     dataset: str
-    """JSONL, JSON, CSV or Parquet file, a saved dataset folder, or a hub id."""
+    """JSONL, JSON, CSV or Parquet file, a folder of such files or a saved one, or a hub id ("ID:CONFIG@SPLIT")."""
     output_dir: Path
     """Where checkpoints, metrics.jsonl, config.json and, at the end, the folder ``final`` go (with ``lora_rank``, the
     merged model, and beside it ``adapter``, the adapter alone in PEFT's format). The same command again continues

@@ -160,12 +160,12 @@ def write_final(config: FolderConfig, result: Trained, tokenizer: Any) -> None:
 
 def read_examples(config: RunConfig, build: Build, *, require_pairs: bool = False) -> Tokenise:
     """Read the records of a run, and its held-out ones; what is wrong with a file is said here, with a row later."""
-    records = data.load_records(
+    records = data.load_dataset(
         config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
     )
     eval_records = None
     if config.eval_dataset is not None:
-        eval_records = data.load_records(config.eval_dataset, split=config.eval_split, on_bad_row=config.on_bad_row)
+        eval_records = data.load_dataset(config.eval_dataset, split=config.eval_split, on_bad_row=config.on_bad_row)
 
     def tokenise(tokenizer: Any) -> RunData:
         examples = _examples(config.dataset, records, build, tokenizer, require_pairs)

@@ -74,7 +74,7 @@ class CollectConfig(CollectSettings):
 
 def run(config: CollectConfig) -> Collected:
     """Sample, rate, write, say what was done. Raises ``InputError`` for what is wrong with the input."""
-    records = data.load_records(
+    records = data.load_dataset(
         config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
     )
     model_config = models.load_config(config.model)

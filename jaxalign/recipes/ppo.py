@@ -2,7 +2,8 @@
 
     maximise E_{x, y ~ pi(. | x)} [r(x, y)] - beta KL(pi(. | x) || ref(. | x))             (Ziegler et al. 2019)
 
-Records: anything with a ``prompt``; answers, where there are any, are not read. The reward is a reward model
+Records: anything with a ``prompt``, or a ``text`` of which ``text_prefix`` takes the beginning; answers, where there
+are any, are not read. The reward is a reward model
 (``jaxalign reward``), or any Python function of texts: PPO-GT, where that is the true reward.
 """
 
@@ -51,11 +52,15 @@ class PPOConfig(PPOFitConfig, FolderConfig):
     """Most tokens of a prompt."""
     prompt_truncation: Literal["error", "keep_end", "drop"] = "error"
     """A prompt over its limit: stop and name it, keep its end, or leave the record out and count it."""
+    text_prefix: tuple[int, int] | None = None
+    """Of records of ``text`` alone (reviews): the prompt is its first N tokens, N drawn from these two, such as 2 8."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
         if (self.reward is None) == (self.reward_model is None):
             raise InputError("--reward-model or --reward: give one of the two")
+        if self.text_prefix is not None and not 1 <= self.text_prefix[0] <= self.text_prefix[1]:
+            raise InputError(f"--text-prefix: two numbers from 1 that do not fall, are {self.text_prefix}")
         if self.max_prompt_length < 1:
             raise InputError(f"--max-prompt-length: must be at least 1, is {self.max_prompt_length}")
         if self.reference is not None and self.shares_reference:
@@ -68,7 +73,7 @@ class PPOConfig(PPOFitConfig, FolderConfig):
 
 def load(config: PPOConfig) -> Callable[[Any], list[Prompt]]:
     """Read the records; the result makes prompts of them, by a tokenizer. Raises ``InputError``."""
-    records = data.load_records(
+    records = data.load_dataset(
         config.dataset, split=config.dataset_split, limit=config.dataset_limit, on_bad_row=config.on_bad_row
     )
 
@@ -78,6 +83,8 @@ def load(config: PPOConfig) -> Callable[[Any], list[Prompt]]:
             tokenizer,
             truncation=Truncation(max_prompt_length=config.max_prompt_length, prompt=config.prompt_truncation),
             on_bad_row=config.on_bad_row,
+            text_prefix=config.text_prefix,
+            seed=config.seed,
         )
         say(f"{config.dataset}: {counters.summary()}")
         return prompts

@@ -131,7 +131,7 @@ def pair_margins(
 def _demonstrations(config: RewardModelConfig) -> list[Example]:
     try:
         return data.build_examples(
-            data.load_records(str(config.normalise_dataset), on_bad_row=config.on_bad_row),
+            data.load_dataset(str(config.normalise_dataset), on_bad_row=config.on_bad_row),
             load_tokenizer(config.model),
             truncation=config.truncation,
             on_bad_row=config.on_bad_row,

@@ -6,9 +6,12 @@ import json
 import pytest
 
 from benchmarks._judge_server import Act, JudgeServer
+from jaxalign.cli import _judge
 from tests.recipes import toy
 
-PAIRS = [{"prompt": f"item-{i} the film", "first": "good" * (1 + i % 3), "second": "fun!"} for i in range(9)]
+PAIRS = [
+    {"prompt": f"item-{i} the film", "outputs": {"first": "good" * (1 + i % 3), "second": "fun!"}} for i in range(9)
+]
 
 
 @pytest.fixture
@@ -20,8 +23,13 @@ def rows(folder):
     return [json.loads(line) for line in (folder / "verdicts.jsonl").read_text().splitlines()]
 
 
+def comparisons(folder):
+    return json.loads((folder / "summary.json").read_text())["comparisons"]
+
+
 def counts(folder, axis="overall"):
-    return json.loads((folder / "summary.json").read_text())["counts"][axis]
+    (found,) = (row for row in comparisons(folder) if row["axis"] == axis)
+    return {outcome: found[outcome] for outcome in ("win", "tie", "lose", "invalid")}
 
 
 def length(prompts, completions):
@@ -37,7 +45,7 @@ def test_a_reward_compares(shell, pairs, tmp_path):
     status, output, errors = shell(*arguments)
     assert (status, errors) == (0, "")
     assert "overall: first against second: 6 won, 3 tied, 0 lost, 0 invalid; win rate 83.3 [" in output
-    rate = json.loads((out / "summary.json").read_text())["win_rate"]["overall"]
+    rate = comparisons(out)[0]["win_rate"]
     assert rate["estimate"] == pytest.approx(7.5 / 9)
     assert rate["low"] < rate["estimate"] < rate["high"]
     assert output.endswith(
@@ -52,10 +60,10 @@ def test_a_reward_compares(shell, pairs, tmp_path):
     assert (row["preference"] == "second") == row["flipped"]
     assert row["text"] in ("rewards: first 8.0, second 4.0", "rewards: first 4.0, second 8.0")
     # Ours and theirs the other way round: every outcome mirrored.
-    shell(*arguments, "--fields", "second", "first", "--names", "x", "y")
+    shell(*arguments, "--ours", "second")
     assert counts(out) == {"win": 0, "tie": 3, "lose": 6, "invalid": 0}
     row = rows(out)[0]
-    assert (row["method"], row["against"], row["judge"]) == ("x", "y", LENGTH)
+    assert (row["method"], row["against"], row["judge"]) == ("second", "first", LENGTH)
 
 
 def test_judges_are_told_apart_by_their_labels(shell, pairs, tmp_path):
@@ -94,16 +102,16 @@ def test_an_endpoint_compares_and_a_rerun_asks_nothing(shell, pairs, tmp_path):
     with JudgeServer(lambda question, _: Act(content="?") if "item-4 " in question else Act()) as server:
         arguments = (
             "judge", "run", "--judge", "openai", "--model", "m", "--base-url", server.url, "--api-key-variable", "None",
-            "--pairs", pairs, "--output-dir", out, "--axis", "accuracy", "coverage",
+            "--pairs", pairs, "--output-dir", out, "--axes", "accuracy,coverage",
             "--prompt-price", "1", "--completion-price", "10",
         )  # fmt: skip
         status, output, errors = shell(*arguments)
         assert (status, errors) == (0, "")
         summary = json.loads((out / "summary.json").read_text())
-        assert set(summary["counts"]) == {"accuracy", "coverage"}
-        for found in summary["counts"].values():
-            assert found["invalid"] == 1
-            assert sum(found.values()) == 9
+        assert [row["axis"] for row in summary["comparisons"]] == ["accuracy", "coverage"]
+        for axis in ("accuracy", "coverage"):
+            assert counts(out, axis)["invalid"] == 1
+            assert sum(counts(out, axis).values()) == 9
         used = summary["this_run"]
         assert used["requests"] == 18
         assert used["cost"] == pytest.approx((used["prompt_tokens"] + 10 * used["completion_tokens"]) / 1e6)
@@ -151,7 +159,8 @@ def test_a_local_model_compares(judge, shell, pairs, model, tmp_path):
 
 def test_messages_are_read_as_turns(shell, tmp_path):
     prompt = [{"role": "user", "content": "Hi item-1 "}, {"role": "assistant", "content": "Yes?"}]
-    pairs = toy.write_jsonl(tmp_path / "p.jsonl", [{"prompt": prompt, "first": "a", "second": "b"}])
+    outputs = {"first": [{"role": "assistant", "content": "a"}], "second": "b"}
+    pairs = toy.write_jsonl(tmp_path / "p.jsonl", [{"prompt": prompt, "outputs": outputs}])
     with JudgeServer(lambda *_: Act()) as server:
         status, _, _ = shell(
             "judge", "run", "--judge", "openai", "--model", "m", "--base-url", server.url, "--api-key-variable", "None",
@@ -160,6 +169,63 @@ def test_messages_are_read_as_turns(shell, tmp_path):
         assert status == 0
         asked = server.requests[-1]["body"]["messages"][-1]["content"]
         assert "Conversation:\nUser: Hi item-1 \n\nAssistant: Yes?\n\nResponse A:\n" in asked
+        assert {row[side] for row in rows(tmp_path / "out") for side in ("ours", "theirs")} == {"a", "b"}
+
+
+def test_every_two_systems_of_a_row_are_compared_as_a_study_compares_them(shell, tmp_path):
+    """One file of pairs is for both commands: also preferences, and a row that lacks a system."""
+    from jaxalign.evaluation import study
+
+    records = [
+        {"prompt": "p", "outputs": {"x": "1", "y": "22", "z": "333"}},
+        {"prompt": "q", "outputs": {"z": "1", "x": "1"}},
+        {"prompt": "r", "chosen": "no", "rejected": "yes"},
+    ]
+    path = toy.write_jsonl(tmp_path / "outputs.jsonl", records)
+    out = tmp_path / "out"
+    flags = ("judge", "run", "--judge", "reward", "--model", LENGTH, "--pairs", path, "--output-dir", out)
+    status, output, errors = shell(*flags)
+    assert (status, errors) == (0, "")
+    found = [(row["method"], row["against"], row["win"], row["tie"], row["lose"]) for row in comparisons(out)]
+    assert found == [
+        ("x", "y", 0, 0, 1), ("x", "z", 0, 1, 1), ("y", "z", 0, 0, 1), ("chosen", "rejected", 0, 0, 1)
+    ]  # fmt: skip
+    assert "overall: x against z: 0 won, 1 tied, 1 lost, 0 invalid" in output
+    served, same = study.read_pairs(path)
+    assert same == 1
+    assert [pair.systems for pair in served] == [
+        (row["method"], row["against"]) for row in rows(out) if row["outcome"] != "tie"
+    ]
+    one = toy.write_jsonl(tmp_path / "two.jsonl", records[:2])
+    shell(*flags[:-3], one, "--output-dir", out, "--ours", "z")
+    assert [(row["method"], row["against"]) for row in comparisons(out)] == [("z", "x"), ("z", "y")]
+
+
+def test_a_refused_comparison_is_invalid_with_its_reason_and_asked_once(shell, pairs, tmp_path):
+    out = tmp_path / "out"
+    body = '{"error": {"message": "filtered", "code": "content_filter"}}'
+    with JudgeServer(lambda question, _: Act(status=400, body=body) if "item-4 " in question else Act()) as server:
+        flags = (
+            "judge", "run", "--judge", "openai", "--model", "m", "--base-url", server.url, "--api-key-variable", "None",
+            "--pairs", pairs, "--output-dir", out,
+        )  # fmt: skip
+        for _ in range(2):
+            status, output, errors = shell(*flags)
+            assert (status, errors) == (0, "")
+            assert ", 1 invalid; win rate" in output
+        assert sum(server.asked.values()) == 9
+    (row,) = (row for row in rows(out) if row["outcome"] == "invalid")
+    assert row["prompt"].startswith("item-4 ")
+    assert row["text"].startswith("refused: status 400: ")
+    assert "filtered" in row["text"]
+
+
+def test_judges_of_one_model_have_labels_of_their_own(tmp_path):
+    settings = {"model": "m", "output_dir": tmp_path, "pairs": tmp_path}
+    kinds = ("openai", "likelihood", "sampled", "reward")
+    labels = [_judge._label(_judge.JudgeConfig(judge=kind, **settings)) for kind in kinds]
+    assert labels == ["m, summaries", "m, summaries, by likelihood", "m, summaries, by samples", "m"]
+    assert _judge._label(_judge.JudgeConfig(judge="sampled", label="x", **settings)) == "x"
 
 
 @pytest.mark.parametrize(
@@ -167,9 +233,13 @@ def test_messages_are_read_as_turns(shell, tmp_path):
     [
         ((), "--pairs or --completions: give one of them"),
         (("--pairs", "PAIRS", "--completions", "a", "b"), "--pairs or --completions: give one of them"),
-        (("--pairs", "PAIRS", "--fields", "first", "other"), "PAIRS: row 1: field 'other': expected text, is missing"),
-        (("--pairs", "PAIRS", "--names", "x", "x"), "--names: two different names, both are 'x'"),
-        (("--pairs", "PAIRS", "--axis", "accuracy"), "--axis: a reward is asked nothing; it knows overall alone"),
+        (("--pairs", "PAIRS", "--ours", "other"), "PAIRS: row 1: no output of 'other' (--ours); it has first, second"),
+        (("--pairs", "PAIRS", "--names", "x", "y"), "--names: is for --completions"),
+        (("--completions", "PAIRS", "PAIRS", "--ours", "x"), "--ours: is for --pairs"),
+        (("--completions", "PAIRS", "PAIRS", "--names", "x", "x"), "--names: two different names, both are 'x'"),
+        (("--pairs", "PAIRS", "--axes", "overall,overall"), "--axes: one is named twice: overall, overall"),
+        (("--pairs", "PAIRS", "--fields", "a", "b"), "unknown flag --fields; did you mean --ties?"),
+        (("--pairs", "PAIRS", "--axes", "accuracy"), "--axes: a reward is asked nothing; it knows overall alone"),
         (("--pairs", "PAIRS", "--ties"), "--ties: is for --judge openai or sampled, not for reward"),
         (("--pairs", "PAIRS", "--tie-margin", "1"), "--tie-margin: is for --judge likelihood, not for reward"),
         (

@@ -124,42 +124,6 @@ def test_a_missing_package_is_one_clear_line(monkeypatch, load):
         load()
 
 
-def test_hh_rows_are_records(tmp_path):
-    rows = [{"chosen": dialogue("Hi."), "rejected": dialogue("No.")}]
-    records = hh.load_hh(str(write(tmp_path / "a.jsonl", rows)))
-    assert isinstance(records, data.Records)
-    assert list(records) == rows
-    assert data.record_kind(records[0]) == "preference"
-
-
-@pytest.mark.parametrize(
-    ("row", "field"),
-    [
-        ({"chosen": dialogue("Hi.")}, "rejected"),
-        ({"chosen": "Hi.", "rejected": dialogue("secret")}, "chosen"),
-        ({"chosen": dialogue("Hi."), "rejected": "\n\nHuman: secret"}, "rejected"),
-        ({"chosen": [{"role": "user", "content": "secret"}], "rejected": dialogue("No.")}, "chosen"),
-    ],
-)
-def test_a_row_that_is_no_dialogue_is_named_and_not_quoted(tmp_path, row, field):
-    rows = [{"chosen": dialogue("Hi."), "rejected": dialogue("No.")}, row]
-    with pytest.raises(InputError, match=rf"a\.jsonl: row 2: field '{field}': needs a dialogue") as caught:
-        hh.load_hh(str(write(tmp_path / "a.jsonl", rows)))
-    assert "secret" not in str(caught.value)
-    assert "\n" not in str(caught.value)
-
-
-def test_hh_reads_splits_and_names_missing_ones(tmp_path):
-    import datasets
-
-    rows = [{"chosen": dialogue("Hi."), "rejected": dialogue("No.")}]
-    saved = datasets.DatasetDict({"test": datasets.Dataset.from_list(rows)})
-    saved.save_to_disk(str(tmp_path / "saved"))
-    assert list(hh.load_hh(str(tmp_path / "saved"), "test")) == rows
-    with pytest.raises(InputError, match="no split 'train', it has: test"):
-        hh.load_hh(str(tmp_path / "saved"))
-
-
 def test_the_sample_is_found_beside_the_checkout_only(tmp_path, monkeypatch):
     monkeypatch.setattr(hh, "_ROOT", tmp_path / "checkout")
     assert hh.packaged_sample() is None
@@ -168,13 +132,18 @@ def test_the_sample_is_found_beside_the_checkout_only(tmp_path, monkeypatch):
     with gzip.open(path, "wt") as file:
         file.write(json.dumps({"chosen": dialogue("Hi."), "rejected": dialogue("No.")}) + "\n")
     assert hh.packaged_sample() == path
-    assert len(hh.load_hh(str(path))) == 1
 
 
 @pytest.mark.skipif(SAMPLE is None, reason="no sample beside this checkout")
 def test_the_genuine_sample():
-    records = hh.load_hh(str(SAMPLE))
+    with pytest.raises(InputError, match=r"row \d+: fields 'chosen' and 'rejected' do not share their prompt"):
+        data.load_dataset(SAMPLE)
+    records = data.load_dataset(SAMPLE, on_bad_row="skip")
     # Counts only: a failing comparison of the texts would print them.
-    assert len(records) == 1156
-    assert sum(data.record_kind(record) == "preference" for record in records) == 1156
-    assert sum(record["chosen"] == record["rejected"] for record in records) == 0
+    assert records.counters.rows_read == 1156
+    assert sorted(records.counters.skipped.values()) == [2, 4]
+    assert records.counters.skipped["empty answer"] == 2
+    assert len({records.place(index) for index in range(len(records))}) == 1150
+    assert sum(record["prompt"].endswith("\n\nAssistant:") for record in records) == 1150
+    assert sum("\n\nAssistant:" in record[field] for record in records for field in ("chosen", "rejected")) == 0
+    assert sum(record[field][:1] != " " for record in records for field in ("chosen", "rejected")) == 0

@@ -55,7 +55,8 @@ class EndpointConfig:
     longest_pause: float = 60.0
     """Most seconds to wait between two attempts. A server that asks for more is given up for that comparison."""
     give_up_after: int = 32
-    """So many comparisons given up one after another, none answered in between: the rest is not asked."""
+    """So many comparisons given up one after another, none answered in between: the rest is not asked. So many refused
+    before any is answered: it is the settings that are refused."""
     requests_per_minute: float | None = None
     """Most requests a minute, spread evenly; None = no limit."""
     tokens_per_minute: float | None = None
@@ -110,6 +111,14 @@ class _Course:
 
     given_up: list[str] = field(default_factory=list)
     in_a_row: int = 0
+    answered: bool = False
+    refused: list[tuple[int, Verdict]] = field(default_factory=list)
+    """Verdicts kept back until an answer shows that the endpoint refuses questions, not whoever asks."""
+
+    def release(self, on_verdict: OnVerdict) -> None:
+        """Give away what is kept back."""
+        while self.refused:
+            on_verdict(*self.refused.pop())
 
 
 class OpenAIJudge:
@@ -161,11 +170,11 @@ class OpenAIJudge:
         return Usage(**counts, cost=cost)
 
     def judge(self, comparisons: Sequence[Comparison], on_verdict: OnVerdict) -> None:
-        """As ``Judge`` has it.
+        """As ``Judge`` has it; a comparison that the endpoint refuses for good is "invalid", with its reason for words.
 
         Raises:
-          InputError: no client installed, no key in the environment, the key is refused, no such model or path: asking
-            again cannot help.
+          InputError: no client installed, no key in the environment, the key is refused, no such model or path, all of
+            the first comparisons refused: asking again cannot help.
           EndpointError: some comparisons were given up, once the others are done.
         """
         if not comparisons:
@@ -177,6 +186,7 @@ class OpenAIJudge:
             raise InputError("openai is not installed; run: pip install 'jaxalign[judges]'") from error
         course = _Course()
         _run(self._ask_all(questions, self._key(), on_verdict, course))
+        course.release(on_verdict)
         if course.given_up:
             raise EndpointError(
                 f"{self.name} at {self._config.base_url}: {len(course.given_up)} of {len(comparisons)} comparisons "
@@ -232,7 +242,8 @@ class OpenAIJudge:
                 continue
             found = await self._ask(client, headers, question)
             if isinstance(found, Reply):
-                course.in_a_row = 0
+                course.in_a_row, course.answered = 0, True
+                course.release(on_verdict)
                 preference = read_answer(found.text, ties=self._ties, finished=found.finished)
                 on_verdict(
                     index,
@@ -243,11 +254,22 @@ class OpenAIJudge:
                         completion_tokens=found.completion_tokens,
                     ),
                 )
-            elif found.final:
-                raise InputError(f"{self.name} at {self._config.base_url}: {hide(found.reason)[:_LONGEST]}")
+                continue
+            reason = hide(found.reason)[:_LONGEST]
+            if found.final:
+                raise InputError(f"{self.name} at {self._config.base_url}: {reason}")
+            if found.refused:
+                course.refused.append((index, Verdict(preference="invalid", text=f"refused: {reason}")))
+                if course.answered:
+                    course.release(on_verdict)
+                elif len(course.refused) >= self._config.give_up_after:
+                    raise InputError(
+                        f"{self.name} at {self._config.base_url}: refuses all of the first {len(course.refused)} "
+                        f"comparisons: {reason}"
+                    )
             else:
                 course.in_a_row += 1
-                course.given_up.append(hide(found.reason)[:_LONGEST])
+                course.given_up.append(reason)
 
     async def _ask(self, client: Any, headers: Any, question: str) -> Reply | Failure:
         """Ask until there is an answer, or no use."""

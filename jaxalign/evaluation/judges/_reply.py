@@ -13,6 +13,10 @@ _MOST_TOKENS = 2**40
 _PASSING = (408, 409, 429)
 # Who asks, for what and where: wrong now is wrong for every comparison.
 _FINAL = (401, 402, 403, 404, 405)
+_FINAL_CODES = (
+    "insufficient_quota", "invalid_api_key", "invalid_model", "model_not_found", "unknown_parameter",
+    "unsupported_parameter", "unsupported_value",
+)  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -35,6 +39,8 @@ class Failure:
     """Asking again may help."""
     final: bool = False
     """No question would be answered."""
+    refused: bool = False
+    """This question will never be answered: too long, or withheld by a filter."""
     retry_after: float | None = None
     """Seconds that the server asks to stay away."""
 
@@ -77,10 +83,10 @@ def failure_of(error: Exception, timeout: float) -> Failure:
         raise error
     status, headers = error.status_code, error.response.headers
     reason = f"status {status}: {_line(error)}"
-    if status in _FINAL or _code(error) == "insufficient_quota":
+    if status in _FINAL or _code(error) in _FINAL_CODES:
         return Failure(reason, final=True)
     passing = status in _PASSING or status >= 500
-    return Failure(reason, passing=passing, retry_after=retry_after(headers) if passing else None)
+    return Failure(reason, passing, refused=not passing, retry_after=retry_after(headers) if passing else None)
 
 
 def _code(error: Any) -> Any:

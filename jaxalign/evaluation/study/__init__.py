@@ -10,12 +10,12 @@ samples or trains; and no network but the page's own.
     export_study("study.sqlite", "results")
 """
 
+from jaxalign.evaluation._output_pairs import Pair, read_pairs
 from jaxalign.evaluation.study._access import Access
 from jaxalign.evaluation.study._app import make_app
 from jaxalign.evaluation.study._assignment import choose, is_flipped, plan, rater_order
 from jaxalign.evaluation.study._axes import Axis, read_axes
 from jaxalign.evaluation.study._export import Exported, export_study
-from jaxalign.evaluation.study._pairs import Pair, read_pairs
 from jaxalign.evaluation.study._server import Address, bind, make_server, serve
 from jaxalign.evaluation.study._store import Answer, Conflict, Judgement, Store, View
 from jaxalign.evaluation.study._study import Study, read_raters

@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from jaxalign.errors import InputError
+from jaxalign.evaluation._output_pairs import Pair
 from jaxalign.evaluation.study._assignment import is_flipped, plan
 from jaxalign.evaluation.study._axes import Axis
-from jaxalign.evaluation.study._pairs import Pair
 from jaxalign.evaluation.study._study import Study
 from jaxalign.evaluation.study._tables import SCHEMA, connect
 

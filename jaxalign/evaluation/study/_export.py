@@ -13,8 +13,8 @@ from typing import Any, Literal
 
 from jaxalign.errors import InputError
 from jaxalign.evaluation._messages import as_text
+from jaxalign.evaluation._output_pairs import Content, Pair
 from jaxalign.evaluation._tables import spreadsheet_text
-from jaxalign.evaluation.study._pairs import Content, Pair
 from jaxalign.evaluation.study._store import Judgement, Store
 
 __all__ = ["Exported", "export_study"]

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from jaxalign.errors import InputError
+from jaxalign.evaluation._output_pairs import Pair
 from jaxalign.evaluation.study._assignment import choose
 from jaxalign.evaluation.study._begin import add_raters, assign, begin, read_study, settings
-from jaxalign.evaluation.study._pairs import Pair
 from jaxalign.evaluation.study._study import Study, rater_name
 from jaxalign.evaluation.study._tables import connect
 

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from jaxalign.errors import InputError
+from jaxalign.evaluation._output_pairs import Pair
 from jaxalign.evaluation.study._axes import Axis
-from jaxalign.evaluation.study._pairs import Pair
 
 __all__ = ["INSTRUCTIONS", "Study", "rater_name", "read_raters"]
 

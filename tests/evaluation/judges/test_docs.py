@@ -25,5 +25,6 @@ def test_every_block_runs(tmp_path):
             shell(command, tmp_path)
         assert sum(server.asked.values()) == 2 + 4
     summary = json.loads((tmp_path / "runs" / "judged" / "summary.json").read_text())
-    assert summary["names"] == ["dpo", "sft"]
-    assert set(summary["counts"]) == {"helpful", "harmless"}
+    assert [(row["method"], row["against"], row["axis"]) for row in summary["comparisons"]] == [
+        ("dpo", "sft", "helpful"), ("dpo", "sft", "harmless")
+    ]  # fmt: skip

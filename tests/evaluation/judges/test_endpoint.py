@@ -1,6 +1,7 @@
 """The endpoint judge before a real server on loopback that misbehaves in every way it can."""
 
 import asyncio
+import json
 import logging
 import random
 import threading
@@ -166,12 +167,46 @@ def test_one_that_is_never_answered_raises_after_the_others_are_done():
     assert set(found) == set(range(20)) - {3}
 
 
-def test_a_question_that_the_server_refuses_is_not_asked_again():
-    body = '{"error": {"message": "too long"}}'
-    with JudgeServer(lambda question, _: Act(status=400, body=body) if "item-3 " in question else Act()) as server:
-        with pytest.raises(EndpointError, match=r"1 of 9 .*status 400.*too long"):
-            ask(judge_at(server), comparisons(9))
-        assert server.asked["item-3"] == 1
+TOO_LONG = '{"error": {"message": "too long", "code": "context_length_exceeded", "param": "messages"}}'
+
+
+@pytest.mark.parametrize("concurrency", [1, 4])
+def test_a_question_that_the_server_refuses_is_an_invalid_verdict(concurrency):
+    """Also where it is the first of all, before anything is answered."""
+    with JudgeServer(
+        lambda question, _: Act(status=400, body=TOO_LONG) if "item-0 " in question or "item-3 " in question else Act()
+    ) as server:
+        found = ask(judge_at(server, concurrency=concurrency), comparisons(9))
+        assert set(found) == set(range(9))
+        for index in (0, 3):
+            assert found[index].preference == "invalid"
+            assert found[index].text.startswith("refused: status 400: ")
+            assert "too long" in found[index].text
+            assert server.asked[f"item-{index}"] == 1
+        assert [one.preference for index, one in found.items() if index not in (0, 3)].count("invalid") == 0
+
+
+def test_a_question_alone_that_is_refused_is_invalid():
+    with JudgeServer(lambda *_: Act(status=422, body=TOO_LONG)) as server:
+        assert ask(judge_at(server), comparisons(1))[0].preference == "invalid"
+
+
+def test_a_server_that_refuses_all_is_asked_no_more_and_leaves_no_verdict():
+    given = []
+    with JudgeServer(lambda *_: Act(status=400, body=TOO_LONG)) as server:
+        with pytest.raises(InputError, match=r"refuses all of the first 5 comparisons: status 400: .*too long"):
+            judge_at(server, give_up_after=5, concurrency=2).judge(comparisons(50), lambda *one: given.append(one))
+        assert sum(server.asked.values()) <= 5 + 2
+    assert given == []
+
+
+@pytest.mark.parametrize("code", ["unsupported_parameter", "unsupported_value", "model_not_found"])
+def test_a_setting_that_is_refused_stops_at_once(code):
+    body = json.dumps({"error": {"message": "no max_tokens here", "code": code}})
+    with JudgeServer(lambda *_: Act(status=400, body=body)) as server:
+        with pytest.raises(InputError, match=r"status 400: .*no max_tokens here"):
+            ask(judge_at(server, concurrency=1), comparisons(9))
+        assert sum(server.asked.values()) == 1
 
 
 def test_a_server_that_is_down_is_given_up_soon():
@@ -262,9 +297,17 @@ def test_an_error_that_is_cut_shows_no_half_of_the_key(status):
     """Wherever the cut falls."""
     with JudgeServer(lambda question, _: Act(status=status, body="x" * int(question.split("at-")[1][:3]) + KEY)) as s:
         for place in range(150, 310, 10):
-            with pytest.raises((InputError, EndpointError)) as caught:
-                judge_at(s, max_attempts=1).judge([Comparison(prompt=f"at-{place}", first="", second="")], print)
-            assert KEY[:6] not in str(caught.value)
+            given = {}
+            try:
+                judge_at(s, max_attempts=1).judge(
+                    [Comparison(prompt=f"at-{place}", first="", second="")], given.__setitem__
+                )
+            except (InputError, EndpointError) as error:
+                said = [str(error)]
+            else:
+                said = [verdict.text for verdict in given.values()]
+            assert len(said) == 1
+            assert KEY[:6] not in said[0]
 
 
 def test_a_key_with_a_line_break_or_worse(monkeypatch):

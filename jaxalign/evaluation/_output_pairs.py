@@ -17,7 +17,7 @@ Content = str | list[dict[str, str]]
 
 @dataclass(frozen=True)
 class Pair:
-    """Two systems' outputs to one prompt, in the order of the study, not the one shown."""
+    """Two systems' outputs to one prompt, in the order of the file, not the one shown."""
 
     row: int
     """Of the file of records, counted from 1: pairs of one row share their prompt."""
@@ -26,8 +26,9 @@ class Pair:
     outputs: tuple[Content, Content]
 
 
-def read_pairs(path: str | Path, *, ours: str | None = None) -> tuple[list[Pair], int]:
-    """The pairs of a file of records (``data.named_outputs``), and how many were left out for being the same text.
+def read_pairs(path: str | Path, *, ours: str | None = None, keep_equal: bool = False) -> tuple[list[Pair], int]:
+    """The pairs of a file of records (``data.named_outputs``), and how many of them are, or would be, the same text
+    twice: left out, or with ``keep_equal`` not.
 
     Every two systems of a row make a pair, or with ``ours`` that one and each other. A pair's first system is ``ours``,
     else the one that the file names first.
@@ -51,7 +52,8 @@ def read_pairs(path: str | Path, *, ours: str | None = None) -> tuple[list[Pair]
                 continue
             if outputs[one] == outputs[other]:
                 same += 1
-                continue
+                if not keep_equal:
+                    continue
             pairs.append(Pair(index + 1, _plain(prompt), (one, other), (_plain(outputs[one]), _plain(outputs[other]))))
     if not pairs:
         raise InputError(f"{path}: nothing to compare: in every row the outputs are the same text")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from jaxalign.data._feedback_sources import feedback_records, load_feedback
+from jaxalign.data._published import feedback_records, load_feedback
 from jaxalign.data._records import preference, ranked, record_kind
 from jaxalign.data._sources import Records, load_records
 from jaxalign.errors import InputError
@@ -282,7 +282,7 @@ def test_nothing_left_is_an_error_that_says_why(tmp_path):
     with pytest.raises(InputError) as error:
         load(tmp_path, [webgpt(scores=(0, 0)), rated("One.", 3)])
     assert str(error.value) == (
-        f"{tmp_path / 'data.jsonl'}: row 1: no feedback is left "
+        f"{tmp_path / 'data.jsonl'}: row 1: no record is left "
         "(rows_read 2, examples 0, skipped: one rated summary 1, skipped: tie 1)"
     )
 
@@ -339,7 +339,7 @@ def test_a_hub_id_with_a_configuration(monkeypatch):
         ("Anthropic/hh-rlhf", None, "test"),
     ]
     assert [record["ratings"] for record in records] == [[0.0, 1.0], [1.0, 0.0]]
-    assert records.place(1) == "openai/summarize_from_feedback: row 2"
+    assert records.place(1) == "openai/summarize_from_feedback:comparisons: row 2"
 
 
 def test_a_script_on_the_hub_is_read_from_the_hubs_parquet_export(monkeypatch):
@@ -351,7 +351,7 @@ def test_a_script_on_the_hub_is_read_from_the_hubs_parquet_export(monkeypatch):
     assert list(records) == [
         {"prompt": PROMPT, "responses": ["Good.", "Bad."], "ratings": [6.5, 2.0], "kind": "summary"}
     ]
-    assert records.place(0) == f"{name}: row 1"
+    assert records.place(0) == f"{name}:axis: row 1"
     assert records.counters.rows_read == 4
     assert records.counters.skipped == {"one rated summary": 1}
     hub(monkeypatch, [webgpt()], scripts=["openai/webgpt_comparisons"])
@@ -401,7 +401,7 @@ def test_a_local_path_with_a_colon(tmp_path, monkeypatch):
 def test_an_empty_source_has_no_place():
     from jaxalign.data._counters import Counters
 
-    with pytest.raises(InputError, match=r"records: no feedback is left \(rows_read 0"):
+    with pytest.raises(InputError, match=r"records: no record is left \(rows_read 0"):
         feedback_records(Records([], [], Counters()))
 
 
