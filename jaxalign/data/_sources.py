@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import IO, Any, Literal, overload
 
 from jaxalign.data._counters import Counters
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, nearest_path
 
 OnBadRow = Literal["error", "skip"]
 
@@ -212,7 +212,7 @@ def _rows(source: str, split: str, config: str | None) -> Generator[_Row, None, 
             suffix in _SUFFIXES or path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
         )
         if like_a_path or not source:
-            raise InputError(f"{source or repr(source)}: no such file or folder")
+            raise InputError(f"{source or repr(source)}: no such file or folder{nearest_path(source)}")
         yield from _read_hub(source, split, config)
         return
     if config is not None:
