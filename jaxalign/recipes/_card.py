@@ -22,7 +22,8 @@ __all__ = ["Card", "write_card"]
 
 # Said elsewhere in the card, or nothing of the model: where it ran, how often it was saved.
 LEFT_OUT = UNCHECKED | {*OF_A_PROCESS, "model", "dataset", "dataset_split", "dataset_limit", "attention", "remat"}
-TIMING = ("step", "seconds", "tokens_per_second", "tokens")
+# Not of the model; what a clock says is another number in every run.
+NO_FIGURES = ("step", "tokens", "tokens_per_second")
 WHAT = {
     "sft": "a language model fine-tuned on demonstrations",
     "dpo": "a language model trained on preference pairs",
@@ -180,7 +181,7 @@ def _results(config: FolderConfig, card: Card) -> Iterator[str]:
     figures = [
         (models.code(name), f"{value:.6g}")
         for name, value in found.items()
-        if name not in TIMING and isinstance(value, (int, float))
+        if name not in NO_FIGURES and not name.endswith("seconds") and isinstance(value, (int, float))
     ]
     if figures:
         yield "## Figures"
