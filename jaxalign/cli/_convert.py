@@ -52,6 +52,8 @@ def run(config: ConvertConfig) -> None:
                 params = jax.tree.map(lambda leaf: leaf.astype(config.dtype), params)
         tokenizer = models.TokenizerFiles(config.model, revision=config.revision)
         models.save_pretrained(config.output_dir, model_config, params, tokenizer, max_shard_bytes=limit)
+    if not models.write_card(config.output_dir, _card(config, model_config.labels)):
+        sys.stderr.write(f"{config.output_dir / 'README.md'} is not of jaxalign's making and stays as it is\n")
     leaves = jax.tree.leaves(params)
     labels = model_config.labels
     head = f", {labels} label{'s' * (labels > 1)}" if labels else ""
@@ -67,6 +69,34 @@ def run(config: ConvertConfig) -> None:
         f"{config.output_dir}: {named} ({size / 1e6:,.1f} MB), config.json, generation_config.json; "
         f"tokenizer: {others}\n"
     )
+
+
+def _card(config: ConvertConfig, labels: int) -> str:
+    """The card of a model that is another one written anew."""
+    from jaxalign import models
+
+    base, name = models.base_of(config.model), models.code(models.public_name(config.model))
+    header = {
+        "library_name": "transformers",
+        "pipeline_tag": "text-classification" if labels else "text-generation",
+        "base_model": base,
+        "tags": ["jaxalign"],
+    }
+    link = f" (base model: [{base}](https://huggingface.co/{base}))" if base else ""
+    merged = f", with the adapter {models.code(models.public_name(config.adapter))} merged in" if config.adapter else ""
+    dtype = f", as {config.dtype}" if config.dtype else ""
+    auto = "AutoModelForSequenceClassification" if labels else "AutoModelForCausalLM"
+    folder = repr(config.output_dir.resolve().name)
+    template = "brings" if models.has_chat_template(config.output_dir) else "brings no"
+    body = [
+        f"# {name}, converted",
+        f"These are the weights of {name}{link}{merged}{dtype}, written by `jaxalign convert`; nothing was trained. "
+        "What is known of the model, its licence and its limitations is in that model's own card.",
+        f"The tokenizer {template} chat template.",
+        f"```python\nfrom transformers import {auto}\n\nmodel = {auto}.from_pretrained({folder})\n```",
+        f"```python\nfrom jaxalign import models\n\nconfig, params = models.load_pretrained({folder})\n```",
+    ]
+    return models.card_text(header, "\n\n".join(body))
 
 
 def _check_output(config: ConvertConfig) -> None:

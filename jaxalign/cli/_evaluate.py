@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jaxalign.cli import _evaluate_measures as measures
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, nearest_path
 
 __all__ = ["EvaluateConfig", "run"]
 
@@ -152,7 +152,7 @@ def _add_run(page: _Page, folder: Path, seed: int) -> None:
     from jaxalign import evaluation
 
     if not folder.is_dir():
-        raise InputError(f"--run: {folder}: no such folder")
+        raise InputError(f"--run: {folder}: no such folder{nearest_path(folder)}")
     known = [name for name in ("metrics.jsonl", "config.json", "results.json") if (folder / name).is_file()]
     if not known:
         raise InputError(f"--run: {folder} holds neither metrics.jsonl, config.json nor results.json")

@@ -2,14 +2,13 @@
 
 import contextlib
 import dataclasses
-import difflib
 import io
 import re
 import typing
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean, nearest
 
 __all__ = ["parse", "with_preset", "without_aliases"]
 
@@ -33,8 +32,8 @@ def parse(config: type, flags: Sequence[str], *, program: str, summary: str) -> 
         if known.get(name) is bool and "=" not in token and following.startswith("--"):
             given.append("True")  # ``--packing`` alone means ``--packing True``
         if token.startswith("--") and len(name) > 2 and name not in known and not name.startswith(("--help", "--tyro")):
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]}?" if near else f"{program} --help lists them all"
+            near = nearest(name, known)
+            hint = f"did you mean {near}?" if near else f"{program} --help lists them all"
             raise InputError(f"unknown flag {token.split('=', 1)[0]}; {hint}")
     said = io.StringIO()
     try:
@@ -78,7 +77,8 @@ def with_preset(
         else:
             rest.append(token)
     if waiting or (found is not None and found not in presets):
-        raise InputError(f"--preset: expected one of {', '.join(presets)}" + (f", got {found}" if found else ""))
+        got = f", got {found}; {did_you_mean(found, presets)}" if found else ""
+        raise InputError(f"--preset: expected one of {', '.join(presets)}{got}")
     given = {token.split("=", 1)[0].replace("_", "-") for token in rest}
     for name, value in presets.get(found or "", {}).items():
         names = (name, (yields or {}).get(name, name))
@@ -116,4 +116,17 @@ def _one_line(box: str) -> str:
         required = [found[1] for row in said if (found := re.fullmatch(r"(--[\w-]+) [A-Z]+", row))]
         return f"missing: {', '.join(required)}"
     # A config's own check names the flag itself; the parser puts the config's name before it.
-    return re.sub(r"^Error parsing \w+: ", "", " ".join(said).strip())
+    line = re.sub(r"^Error parsing \w+: ", "", " ".join(said).strip())
+    return _choice(line)
+
+
+def _choice(line: str) -> str:
+    """The parser's refusal of a choice in our words, with the nearest one; any other line as it is."""
+    found = re.fullmatch(r"invalid choice '(.*)' for argument '(--[\w-]+)'\. Expected one of \((.*)\)\.", line)
+    if found is None:
+        return line
+    value, flag, listed = found.groups()
+    known = re.findall(r"'([^']*)'", listed)
+    near = nearest(value, known)
+    hint = f"; did you mean {near!r}?" if near else ""
+    return f"{flag}: expected one of {', '.join(known)}, got {value!r}{hint}"

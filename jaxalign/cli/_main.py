@@ -1,12 +1,11 @@
 """Find the command, parse its flags, run it, and turn errors into one line and an exit status."""
 
-import difflib
 import importlib
 import os
 import re
 import sys
 import traceback
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from types import ModuleType, TracebackType
 from typing import Any
@@ -14,7 +13,8 @@ from typing import Any
 import jaxalign
 from jaxalign.cli import _plan, _preview
 from jaxalign.cli._flags import parse, with_preset, without_aliases
-from jaxalign.errors import InputError
+from jaxalign.cli._start import show_start
+from jaxalign.errors import InputError, did_you_mean
 
 __all__ = ["main"]
 
@@ -58,6 +58,7 @@ COMMANDS = {
         "run",
     ),
     "convert": _Command("read a model, check it, write it anew", "jaxalign.cli._convert", "ConvertConfig", "run"),
+    "doctor": _Command("what is here, and what would stop a run", "jaxalign.cli._doctor", "DoctorConfig", "run"),
 }
 
 # Commands that have commands of their own.
@@ -108,7 +109,10 @@ def _main(arguments: list[str]) -> int:
     # Only its tokenizers are used: that it finds no PyTorch is no news.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
     sys.excepthook = _said_once
-    if not arguments or arguments[0] in ("-h", "--help"):
+    if not arguments:
+        show_start({name: command.summary for name, command in COMMANDS.items()})
+        return 0
+    if arguments[0] in ("-h", "--help"):
         print(_overview())
         return 0
     if arguments[0] == "--version":
@@ -116,14 +120,16 @@ def _main(arguments: list[str]) -> int:
         return 0
     name, *flags = arguments
     if name not in COMMANDS:
-        return _complain(f"unknown command {name!r}; {_hint(name, COMMANDS, 'commands')}", BAD_INPUT)
+        return _complain(
+            f"unknown command {name!r}; {did_you_mean(name, COMMANDS, what='the commands are')}", BAD_INPUT
+        )
     try:
         if name in ("preview", "plan"):
             _run_beside(name, flags)
         elif name in GROUPS:
             _run_member(name, flags)
         else:
-            _run_command(COMMANDS[name], flags, program=f"jaxalign {name}")
+            return _run_command(COMMANDS[name], flags, program=f"jaxalign {name}")
     except InputError as error:
         return _complain(str(error), BAD_INPUT)
     except KeyboardInterrupt:
@@ -162,9 +168,10 @@ def _configure(
     return module, parse(config_of(config) if config_of else config, flags, program=program, summary=summary)
 
 
-def _run_command(command: _Command, flags: list[str], *, program: str) -> None:
+def _run_command(command: _Command, flags: list[str], *, program: str) -> int:
+    """The exit status: 0, or what the command says."""
     module, config = _configure(command, flags, program=program)
-    getattr(module, command.run)(config)
+    return getattr(module, command.run)(config) or 0
 
 
 def _run_member(group: str, flags: list[str]) -> None:
@@ -180,7 +187,7 @@ def _run_member(group: str, flags: list[str]) -> None:
     if name.startswith("-"):
         raise InputError(f"{group}: name the command first: {', '.join(members)}")
     if name not in members:
-        raise InputError(f"{group}: unknown command {name!r}; {_hint(name, members, 'commands')}")
+        raise InputError(f"{group}: unknown command {name!r}; {did_you_mean(name, members, what='the commands are')}")
     _run_command(members[name], rest, program=f"jaxalign {group} {name}")
 
 
@@ -195,7 +202,7 @@ def _run_beside(name: str, flags: list[str]) -> None:
     if not recipe or recipe.startswith("-"):
         raise InputError(f"{name}: name the recipe first: {', '.join(recipes)}")
     if recipe not in recipes:
-        raise InputError(f"{name}: unknown recipe {recipe!r}; {_hint(recipe, recipes, 'recipes')}")
+        raise InputError(f"{name}: unknown recipe {recipe!r}; {did_you_mean(recipe, recipes, what='the recipes are')}")
     if "jax" not in sys.modules:
         os.environ["JAX_PLATFORMS"] = "cpu"  # the accelerator stays with whoever trains on it
     program = f"jaxalign {name} {recipe}"
@@ -205,11 +212,6 @@ def _run_beside(name: str, flags: list[str]) -> None:
         sys.stdout.flush()
     except BrokenPipeError:  # ``| head`` has read enough; nothing is left to fail at the exit
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _hint(name: str, known: Collection[str], what: str) -> str:
-    near = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {near[0]!r}?" if near else f"the {what} are {', '.join(known)}"
 
 
 def _overview() -> str:

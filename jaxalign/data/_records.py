@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, nearest
 
 Kind = Literal["text", "messages", "completion", "preference", "ranked", "unpaired", "prompt"]
 Message = Mapping[str, Any]
@@ -15,6 +15,11 @@ Record = Mapping[str, Any]
 
 __all__ = ["Content", "Kind", "Message", "Record", "RecordDropped", "record_kind"]
 
+# Names that mean something here: none of them is a misspelling of another.
+FIELDS = frozenset({
+    "text", "messages", "prompt", "completion", "chosen", "rejected", "label", "margin", "responses", "ratings",
+    "finished", "chosen_finished", "rejected_finished",
+})  # fmt: skip
 HH_MARKER = "\n\nAssistant:"
 
 
@@ -48,7 +53,7 @@ def record_kind(record: Record, place: str = "record") -> Kind:
     fields = ", ".join(sorted(map(str, record))) or "none"
     raise InputError(
         f"{place}: missing field: needs text, messages, prompt + completion, prompt + chosen + rejected, "
-        f"or prompt + responses + ratings; it has: {fields}"
+        f"or prompt + responses + ratings; it has: {fields}{_renamed(record)}"
     )
 
 
@@ -56,8 +61,20 @@ def get(record: Record, field: str, place: str) -> Any:
     """The field's value; a missing or null one is an error."""
     value = record.get(field)
     if value is None:
-        raise InputError(f"{place}: missing field {field!r}")
+        raise InputError(f"{place}: missing field {field!r}{_nearest_field(record, field)}")
     return value
+
+
+def _renamed(record: Record) -> str:
+    """Which foreign fields look like ours, as the end of a message."""
+    found = {str(name): near for name in record if (near := nearest(str(name), sorted(FIELDS))) is not None}
+    return "; did you mean " + ", ".join(f"{near!r} by {name!r}" for name, near in found.items()) + "?" if found else ""
+
+
+def _nearest_field(record: Record, field: str) -> str:
+    """The field of a foreign name that was probably meant by ``field``, as the end of a message."""
+    near = nearest(field, (str(name) for name, value in record.items() if value is not None and name not in FIELDS))
+    return "" if near is None else f"; did you mean {near!r}? it must be named {field!r}"
 
 
 def _messages(value: Sequence[Any], field: str, place: str) -> list[Message]:

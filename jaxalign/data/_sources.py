@@ -12,7 +12,7 @@ from typing import IO, Any, Literal, overload
 
 from jaxalign.data._counters import Counters
 from jaxalign.data._hub import parse_source, read_hub
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, nearest_path
 
 OnBadRow = Literal["error", "skip"]
 
@@ -203,7 +203,7 @@ def _rows(source: str, split: str, config: str | None) -> Generator[_Row, None, 
             suffix in _SUFFIXES or path.is_absolute() or source.startswith((".", "~")) or source.count("/") > 1
         )
         if like_a_path or not source:
-            raise InputError(f"{source or repr(source)}: no such file or folder")
+            raise InputError(f"{source or repr(source)}: no such file or folder{nearest_path(source)}")
         yield from _dataset_rows(read_hub(source, split, config), split, source)
         return
     if config is not None:

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from jaxalign.data._chain_format import ChainFormat
 from jaxalign.data._templates import GradedTemplate, Marker, PairTemplate, Polarity, TemplateSet, marker_of
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean
 
 __all__ = ["TemplateChoice"]
 
@@ -96,10 +96,8 @@ class TemplateChoice:
         known = {t.name for t in self.templates.pairs} | {t.name for t in self.templates.graded}
         for name in self.form.template_names:
             if name not in known:
-                raise InputError(
-                    f"--template-names: {self.templates.name} has no template {name!r}; it has: "
-                    f"{', '.join(sorted(known))}"
-                )
+                hint = did_you_mean(name, sorted(known), what="it has:")
+                raise InputError(f"--template-names: {self.templates.name} has no template {name!r}; {hint}")
 
     def _candidates(
         self, kind: str, name: str | None, *, several: bool = False

@@ -12,7 +12,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, get_args
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean, nearest, nearest_path
 
 FeedbackKind = Literal["answer", "summary", "dialogue"]
 Polarity = Literal["positive", "negative"]
@@ -194,7 +194,8 @@ def load_templates(name_or_file: str | Path) -> TemplateSet:
         path = Path(name).expanduser()
         if not path.is_file():
             known = ", ".join(BUILT_IN_TEMPLATES)
-            raise InputError(f"templates: {name}: no such file, and none of the built-in names ({known})")
+            hint = f"; did you mean {near!r}?" if (near := nearest(name, BUILT_IN_TEMPLATES)) else nearest_path(path)
+            raise InputError(f"templates: {name}: no such file, and none of the built-in names ({known}){hint}")
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -294,13 +295,9 @@ def _tables(fields: Mapping[str, Any], name: str, source: str) -> list[tuple[Map
 
 
 def _known(fields: Mapping[str, Any], known: Sequence[str], place: str) -> None:
-    import difflib
-
     for name in fields:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else f"; known: {', '.join(known)}"
-            raise InputError(f"{place}: unknown field {name!r}{hint}")
+            raise InputError(f"{place}: unknown field {name!r}; {did_you_mean(name, known)}")
 
 
 def _text(fields: Mapping[str, Any], name: str, place: str) -> str:

@@ -9,11 +9,13 @@ from jaxalign.models._attention import visibility
 from jaxalign.models._axes import PARAMETER_AXES, logical_axes
 from jaxalign.models._block import Block
 from jaxalign.models._cache import Cache, init_cache
+from jaxalign.models._card import base_of, card_text, code, has_chat_template, public_name, write_card
 from jaxalign.models._classifier import Labels, classifier_size, classify, load_classifier, load_labels
 from jaxalign.models._config import ModelConfig
 from jaxalign.models._decode import extend, unstack
 from jaxalign.models._decoder import apply, init, logits, score, trunk, unembed, unembedding
 from jaxalign.models._freeze import combine, freeze, restack
+from jaxalign.models._kernels import causal_kernel
 from jaxalign.models._load import config_of_fields, load_config, load_fields, load_pretrained
 from jaxalign.models._lora import LoRA
 from jaxalign.models._mesh import constrain_rows, row_shards
@@ -39,13 +41,18 @@ __all__ = [
     "TokenizerFiles",
     "add_score_head",
     "apply",
+    "base_of",
+    "card_text",
+    "causal_kernel",
     "classifier_size",
     "classify",
+    "code",
     "combine",
     "config_of_fields",
     "constrain_rows",
     "extend",
     "freeze",
+    "has_chat_template",
     "init",
     "init_cache",
     "init_lora",
@@ -60,6 +67,7 @@ __all__ = [
     "logits",
     "lora_axes",
     "merge_lora",
+    "public_name",
     "restack",
     "row_shards",
     "save_adapter",
@@ -74,4 +82,5 @@ __all__ = [
     "unembedding",
     "unstack",
     "visibility",
+    "write_card",
 ]

@@ -5,7 +5,7 @@ import re
 from pathlib import Path
 from typing import Any
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, nearest_path
 from jaxalign.models._refusals import not_a_folder, pickled
 
 CONFIGS = ["*.json", "*.jinja"]
@@ -41,7 +41,7 @@ def local_folder(
     if path.exists():
         raise InputError(not_a_folder(path))
     if isinstance(name, Path) or not HUB_ID.fullmatch(name):
-        raise InputError(f"{name}: no such folder")
+        raise InputError(f"{name}: no such folder{nearest_path(name)}")
 
     import huggingface_hub
 
@@ -73,16 +73,16 @@ def local_folder(
 
 def _not_to_be_had(name: str, revision: str | None, error: Exception) -> str:
     asked = name if revision is None else f"{name} (revision {revision})"
-    kind = type(error).__name__
+    kind, near = type(error).__name__, nearest_path(name)
     if kind == "GatedRepoError":
         return f"{asked}: its authors ask for consent first: give it on the model's page, then run: hf auth login"
     if kind == "RevisionNotFoundError":
         return f"{asked}: the hub's model has no such revision"
     if kind == "RepositoryNotFoundError":
-        return f"{asked}: neither a local folder nor a model on the hub (or a private one: run hf auth login)"
+        return f"{asked}: neither a local folder nor a model on the hub (or a private one: run hf auth login){near}"
     if _offline():
-        return f"{asked}: not a local folder, not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub"
-    return f"{asked}: not a local folder, not in the hub's cache, and the hub does not give it ({_reason(error)})"
+        return f"{asked}: not a local folder, not in the hub's cache, and HF_HUB_OFFLINE forbids to ask the hub{near}"
+    return f"{asked}: not a local folder, not in the hub's cache, and the hub does not give it ({_reason(error)}){near}"
 
 
 def _offline() -> bool:

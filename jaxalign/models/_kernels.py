@@ -107,6 +107,12 @@ def choose(config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platf
     return kernel
 
 
+def causal_kernel(config: ModelConfig, dtype: jnp.dtype, length: int) -> str:
+    """The kernel that attends here where rows of ``length`` tokens are causal and nothing else."""
+    view = View(tables=None, visible=None, ordered=True)
+    return choose(config, jnp.dtype(dtype), length, view, jax.default_backend())
+
+
 def _cudnn_obstacle(config: ModelConfig, dtype: jnp.dtype, platform: str) -> str | None:
     if platform != "gpu":
         return f"there is no NVIDIA GPU here, but {platform}"

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from jaxalign import models
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean
 from jaxalign.models import ModelConfig
 
 __all__ = ["NAMED", "model_dtype", "read_model"]
@@ -124,10 +124,7 @@ def read_model(name: str, *, flag: str = "--model") -> Fields:
     if not Path(name).expanduser().exists() and name.lower() in NAMED:
         return dict(NAMED[name.lower()])
     if not Path(name).expanduser().exists() and "/" not in name:
-        import difflib
-
-        near = difflib.get_close_matches(name.lower(), NAMED, n=3)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"sizes known by name: {', '.join(NAMED)}"
+        hint = did_you_mean(name, NAMED, what="sizes known by name:", quoted=False)
         raise InputError(f"{flag} {name}: neither a folder nor a model known by name (a hub id has a '/'); {hint}")
     try:
         return models.load_fields(name)

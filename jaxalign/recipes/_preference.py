@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from jaxalign import losses
 from jaxalign.data import Batch
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean
 from jaxalign.recipes._scores import PairScores
 from jaxalign.training import Terms
 
@@ -63,7 +63,7 @@ class PreferenceObjective:
             raise InputError("--loss: name at least one")
         for name in self.loss:
             if name not in LOSSES:
-                raise InputError(f"--loss: {name!r} is unknown; the losses are {', '.join(LOSSES)}")
+                raise InputError(f"--loss: {name!r} is unknown; {did_you_mean(name, LOSSES, what='the losses are')}")
         if self.loss_weights and len(self.loss_weights) != len(self.loss):
             raise InputError(f"--loss-weights: {len(self.loss_weights)} weights for {len(self.loss)} losses")
         defaults = {item.name: item.default for item in fields(PreferenceObjective)}

@@ -11,7 +11,7 @@ from types import ModuleType
 from typing import Any
 
 from jaxalign import data, models, sampling
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, nearest_path
 from jaxalign.models import RewardModel
 from jaxalign.recipes._reward_rater import RewardModelReward
 from jaxalign.recipes._run import weights_name
@@ -113,7 +113,7 @@ def _module(source: str, flag: str) -> ModuleType:
     if source.endswith(".py"):
         path = Path(source).expanduser()
         if not path.is_file():
-            raise InputError(f"{flag}: {source}: no such file")
+            raise InputError(f"{flag}: {source}: no such file{nearest_path(source)}")
         path = path.resolve()
         _importable(path.parent)
         # A name of its own: a file random.py must not become the module random.

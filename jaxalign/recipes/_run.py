@@ -12,12 +12,13 @@ from jaxalign import data, models, sharding, training
 from jaxalign.data import Counters, Example, Examples, Records, load_tokenizer
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
+from jaxalign.recipes._card import Card, write_card
 from jaxalign.recipes._config import FolderConfig, RunConfig
 from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._fit_data import Pretraining
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._resume import OF_A_PROCESS
-from jaxalign.recipes._shared import check_agreement, check_shared
+from jaxalign.recipes._shared import check_agreement, check_shared, say
 
 __all__ = [
     "RunData", "Tokenise", "Trained", "join_processes", "load_tokenizer", "read_examples", "run_recipe", "same_shape",
@@ -127,7 +128,7 @@ def run_recipe(
         title=title,
     )
     if write is None or result.interrupted:
-        write_final(config, result, tokenizer)
+        write_final(config, result, tokenizer, card=Card(title, run_data.identity, result.step))
     else:
         write(result, tokenizer, run_data)
 
@@ -141,8 +142,8 @@ def join_processes(config: FolderConfig) -> None:
         check_shared(config.output_dir)
 
 
-def write_final(config: FolderConfig, result: Trained, tokenizer: Any) -> None:
-    """Write ``final``, and ``adapter`` where one trained; an interrupted run writes neither and says how it goes on."""
+def write_final(config: FolderConfig, result: Trained, tokenizer: Any, *, card: Card) -> None:
+    """Write ``final``, and ``adapter`` where one trained, with their cards; an interrupted run says how it goes on."""
     if result.interrupted:
         say(f"stopped at step {result.step}; the same command continues from there")
         return
@@ -150,11 +151,13 @@ def write_final(config: FolderConfig, result: Trained, tokenizer: Any) -> None:
     save_dtype = config.save_dtype or config.parameter_dtype
     whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == save_dtype else leaf.astype(save_dtype), result.params)
     models.save_pretrained(final, result.config.replace(compute_dtype="float32"), whole, tokenizer)
+    write_card(final, config, card)
     if result.lora is None or result.lora_config is None:
         say(f"{result.step} steps done; the model is in {final}")
         return
     adapter = config.output_dir / "adapter"
     models.save_adapter(adapter, result.lora_config, result.lora, base_name=config.model)
+    write_card(adapter, config, card)
     say(f"{result.step} steps done; the model is in {final}, its adapter alone in {adapter}")
 
 
@@ -203,11 +206,3 @@ def same_shape(one: ModelConfig, other: ModelConfig) -> bool:
 def weights_name(params: Params) -> str:
     """The name of parameters by their content, on any mesh."""
     return hashlib.sha256(repr(sorted(training.fingerprint(params).items())).encode()).hexdigest()
-
-
-def say(line: str) -> None:
-    """A line on standard error, from one process."""
-    if jax.process_index() == 0:
-        from rich.console import Console
-
-        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)

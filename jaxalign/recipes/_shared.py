@@ -13,7 +13,7 @@ import numpy as np
 
 from jaxalign.errors import InputError
 
-__all__ = ["check_agreement", "check_shared", "on_first_process"]
+__all__ = ["check_agreement", "check_shared", "on_first_process", "say"]
 
 # Seconds in which a file that one host has written must be seen by the others; network file systems keep lists of what
 # is not there for a while.
@@ -49,6 +49,14 @@ def on_first_process(compute: Callable[[], np.ndarray], count: int) -> np.ndarra
         told = np.asarray(multihost_utils.broadcast_one_to_all(np.frombuffer(text.ljust(length), np.uint8)))
         raise raised or InputError(told.tobytes().decode(errors="replace"))
     return np.asarray(multihost_utils.broadcast_one_to_all(found))
+
+
+def say(line: str) -> None:
+    """A line on standard error, from one process."""
+    if jax.process_index() == 0:
+        from rich.console import Console
+
+        Console(stderr=True).print(line, markup=False, highlight=False, soft_wrap=True)
 
 
 def check_agreement(values: Mapping[str, Any]) -> None:

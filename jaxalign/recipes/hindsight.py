@@ -21,6 +21,7 @@ import jax
 from jaxalign import data, evaluation, sharding
 from jaxalign.data import ChainExamples, ChainFormat, Counters, Example, FeedbackPrompts, Records
 from jaxalign.errors import InputError
+from jaxalign.recipes._card import Card, write_card
 from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._fit import FitResult
 from jaxalign.recipes._fit_data import Pretraining
@@ -183,13 +184,15 @@ def run(config: HindsightConfig) -> None:
         say("no --pretraining-dataset: training without the paper's pretraining term, which its baselines have too")
 
     def write(result: FitResult, tokenizer: Any, run_data: RunData) -> None:
-        write_final(config, result, tokenizer)
+        card = Card("hindsight", run_data.identity, result.step)
+        write_final(config, result, tokenizer, card=card)
         assert isinstance(run_data.examples, ChainExamples)
         prompts = FeedbackPrompts(run_data.examples.writer)
         if jax.process_index() == 0:
             prompts.save(config.output_dir / "final", kinds=run_data.examples.text_kinds)
         if config.eval_dataset is not None:
             _write_evaluation(config, result, prompts)
+            write_card(config.output_dir / "final", config, card)  # once more, with what was measured
 
     run_recipe(
         config,

@@ -19,6 +19,7 @@ from jaxalign import data, models, sharding
 from jaxalign.data import Prompt, Truncation
 from jaxalign.errors import InputError
 from jaxalign.models import RewardModel
+from jaxalign.recipes._card import Card
 from jaxalign.recipes._config import FolderConfig
 from jaxalign.recipes._ppo import fit_ppo
 from jaxalign.recipes._ppo_config import PPO_PRESETS, PRESET_YIELDS, PPOFitConfig
@@ -140,7 +141,7 @@ def run(config: PPOConfig) -> None:
         pad_token=tokenizer.pad_token_id or 0,
         identity=identity,
     )
-    write_final(config, result, tokenizer)
+    write_final(config, result, tokenizer, card=Card("ppo", {"prompts": identity["prompts"]}, result.step))
 
 
 def _stop_tokens(prompts: Sequence[Prompt], encoder: data.Encoder) -> list[int]:

@@ -23,6 +23,7 @@ from jaxalign.data import Example
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes._cached import example_scores
+from jaxalign.recipes._card import Card, write_card
 from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._fit import FitResult
 from jaxalign.recipes._fit_data import listed
@@ -88,6 +89,8 @@ def run(config: RewardModelConfig) -> None:
     def write(result: FitResult, tokenizer: Any, run_data: RunData) -> None:
         measured = listed(run_data.examples) if demonstrations is None else demonstrations
         _write(config, result, tokenizer, measured, listed(run_data.eval_examples))
+        kept = result.step if result.best_step is None else result.best_step
+        write_card(config.output_dir / "final", config, Card("reward", run_data.identity, kept))
 
     run_recipe(
         config,

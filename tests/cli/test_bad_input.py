@@ -221,7 +221,7 @@ BAD_FLAGS = {
     "keep best": (["--keep-best-by", "eval/loss"], "--keep-best-by eval/loss: evaluations must fall on checkpoints"),
     "step timeout": (["--step-timeout", "0"], "--step-timeout: must be above 0, is 0.0"),
     "loss spike": (["--loss-spike", "-5"], "--loss-spike: must be above 0, is -5.0"),
-    "an unknown loss": (["--loss", "sigmod"], "invalid choice 'sigmod' for argument '--loss'. Expected one of ('sigm"),
+    "an unknown loss": (["--loss", "sigmod"], "--loss: expected one of sigmoid, ipo, hinge, "),
     "an unread option": (["--loss", "ipo", "--label-smoothing", "0.1"], "--label-smoothing: not read by loss ipo; "),
     "a value out of range": (["--beta", "-0.1"], "--beta: must be above 0, is -0.1"),
     "a value of another kind": (["--beta", "x"], "Error parsing --beta: could not convert string to float: 'x'"),
@@ -307,8 +307,8 @@ def test_the_parsers_box_is_one_line_in_every_encoding(encoding, monkeypatch):
     first, second, third, fourth = errors.getvalue().splitlines()
     assert first == "jaxalign: missing: --model, --dataset, --output-dir"
     assert second == "jaxalign: Error parsing --beta: could not convert string to float: 'x'"
-    assert third.startswith("jaxalign: invalid choice 'oops' for argument '--loss'. Expected one of (")
-    assert third.endswith("'unlikelihood').")
+    assert third.startswith("jaxalign: --loss: expected one of sigmoid, ipo, hinge, ")
+    assert third.endswith("unlikelihood, got 'oops'")
     assert fourth == "jaxalign: --beta: must be above 0, is -1.0"
 
 
@@ -321,7 +321,7 @@ def test_an_unknown_command(refused):
     assert refused("dop") == "unknown command 'dop'; did you mean 'dpo'?"
     assert refused("xyz") == (
         "unknown command 'xyz'; the commands are sft, dpo, reward, ppo, hindsight, collect, preview, plan, sample, "
-        "judge, evaluate, convert"
+        "judge, evaluate, convert, doctor"
     )
 
 

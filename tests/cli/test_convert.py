@@ -48,6 +48,8 @@ def test_unchanged_without_flags_and_again_over_itself(model, tmp_path, shell):
         status, said, errors = shell("convert", "--model", model, "--output-dir", tmp_path)
         assert (status, errors) == (0, "")
         assert ": model.safetensors (" in said
+    assert contents(tmp_path).keys() - contents(model).keys() == {"README.md"}
+    (tmp_path / "README.md").unlink()
     assert contents(tmp_path) == contents(model)
 
 

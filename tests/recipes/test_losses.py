@@ -357,7 +357,7 @@ def test_only_losses_that_couple_rows_refuse_micro_batches(name):
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 REFUSED = {
-    "--loss: 'sigmod' is unknown; the losses are sigmoid, ipo": {"loss": ("sigmod",)},
+    "--loss: 'sigmod' is unknown; did you mean 'sigmoid'?": {"loss": ("sigmod",)},
     "--loss: name at least one": {"loss": ()},
     "--loss-weights: 1 weights for 2 losses": {"loss": ("sigmoid", "ipo"), "loss_weights": (1.0,)},
     "--label-smoothing: not read by loss ipo": {"loss": ("ipo",), "label_smoothing": 0.1},

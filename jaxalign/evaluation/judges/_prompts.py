@@ -1,6 +1,5 @@
 """What a judge is asked: prompts as data files, filled in without reading what is filled in."""
 
-import difflib
 import hashlib
 import json
 import re
@@ -11,7 +10,7 @@ from importlib import resources
 from pathlib import Path
 from typing import Any, Literal
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean, nearest, nearest_path
 from jaxalign.evaluation._comparison import Comparison
 from jaxalign.evaluation.judges._answer import LABEL, choices
 
@@ -99,7 +98,8 @@ def load_prompts(name_or_file: str | Path) -> JudgePrompts:
         path = Path(name).expanduser()
         if not path.is_file():
             known = ", ".join(BUILT_IN_PROMPTS)
-            raise InputError(f"prompts: {name}: no such file, and none of the built-in names ({known})")
+            hint = f"; did you mean {near!r}?" if (near := nearest(name, BUILT_IN_PROMPTS)) else nearest_path(path)
+            raise InputError(f"prompts: {name}: no such file, and none of the built-in names ({known}){hint}")
         try:
             text = path.read_text(encoding="utf-8")
         except UnicodeDecodeError:
@@ -114,9 +114,7 @@ def _parse(fields: Mapping[str, Any], source: str) -> JudgePrompts:
     known = ("text", "explained", "direct", "questions", "system")
     for name in fields:
         if name not in known:
-            near = difflib.get_close_matches(name, known, n=1)
-            hint = f"did you mean {near[0]!r}?" if near else f"known: {', '.join(known)}"
-            raise InputError(f"{source}: unknown field {name!r}; {hint}")
+            raise InputError(f"{source}: unknown field {name!r}; {did_you_mean(name, known)}")
     words = {name: _words(fields, name, source) for name in known if name in fields and name != "questions"}
     for name, wanted in (("text", _IN_TEXT), ("explained", ("choices",)), ("direct", ("choices",))):
         if name not in words:

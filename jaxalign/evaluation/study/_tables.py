@@ -4,7 +4,7 @@ import os
 import sqlite3
 from pathlib import Path
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, nearest_path
 
 __all__ = ["SCHEMA", "connect"]
 
@@ -47,7 +47,7 @@ def connect(path: Path, *, create: bool) -> sqlite3.Connection:
     """
     if not path.exists():
         if not create:
-            raise InputError(f"--store: {path}: no such file")
+            raise InputError(f"--store: {path}: no such file{nearest_path(path)}")
         path.parent.mkdir(parents=True, exist_ok=True)
         os.close(os.open(path, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600))
     try:
