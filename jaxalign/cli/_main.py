@@ -169,9 +169,10 @@ def _configure(
 
 
 def _run_command(command: _Command, flags: list[str], *, program: str) -> int:
-    """The exit status: 0, or what the command says."""
+    """The exit status: 0, or what a command that returns one says; recipes return what came out."""
     module, config = _configure(command, flags, program=program)
-    return getattr(module, command.run)(config) or 0
+    found = getattr(module, command.run)(config)
+    return found if isinstance(found, int) else 0
 
 
 def _run_member(group: str, flags: list[str]) -> None:
