@@ -4,7 +4,7 @@
 #   make demo-frontier   the whole reward-KL frontier, every method, on a 0.85M-parameter model
 #   make test            the whole test suite (needs no torch)
 #   make test-docs       that the README's, the pages' and the notebooks' code runs as it stands
-#   make experiments     every experiment's mini preset, then one page with all figures and tables
+#   make experiments     the papers' experiments at mini size, then one page with all figures and tables
 #   make parity          live parity tests against PyTorch's models (installs torch into .venv)
 #   make faults          kill, damage, starve and stop runs; prints a report
 #   make lint            ruff and mypy

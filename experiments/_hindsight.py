@@ -67,8 +67,8 @@ METHODS = {
         Method("CoH, feedback learnt too", {"learn_markers": True}),
     )
 }
-"""The paper's baselines and ablations (Liu et al. 2023, arXiv 2302.02676, sections 4.1 and 4.4), and SFT on all
-outputs. SFT-U's alpha is not searched for, as the paper does."""
+"""The paper's baselines and ablations (Liu et al. 2023, arXiv 2302.02676, sections 4.1 and 4.4), and two that are not
+in it: SFT on all outputs, and feedback learnt too. SFT-U's alpha is not searched for, as the paper does."""
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -71,8 +71,16 @@ class DialogueTask:
         },
     )  # fmt: skip
     axes = (
-        Axis("helpful", "likeness of the last turn to the preferred answer (ROUGE-1 F)", 0.02),
-        Axis("harmless", "unlikeness of the last turn to the rejected answer (1 - ROUGE-1 F)", 0.02),
+        Axis(
+            "like the preferred",
+            "ROUGE-1 F of the last turn and the preferred answer; where the paper has helpful",
+            0.02,
+        ),
+        Axis(
+            "unlike the rejected",
+            "1 - ROUGE-1 F of the last turn and the rejected answer, 0 of no words; where the paper has harmless",
+            0.02,
+        ),
     )
 
     def __init__(self, settings: Dialogue, text_length: int) -> None:
@@ -136,7 +144,8 @@ class DialogueTask:
             evaluation.rouge(last, [getattr(dialogue, name) for dialogue in self._dialogues])["rouge1"]
             for name in ("preferred", "other")
         )
-        scores = {"helpful": likeness.tolist(), "harmless": (1.0 - unlikeness).tolist()}
+        spoke = np.array([bool(text.split()) for text in last])  # who says nothing is not to be preferred for it
+        scores = {"like the preferred": likeness.tolist(), "unlike the rejected": ((1.0 - unlikeness) * spoke).tolist()}
         outputs = ["\n\n".join(said) for said in turns]
         return {"output": outputs, **{AXIS + name: values for name, values in scores.items()}}
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from experiments._hindsight_tasks import AXIS, Measured, Task
 from jaxalign.evaluation import JudgedPair, Outcome
 
-__all__ = ["judged_pairs", "write_verdicts"]
+__all__ = ["judged_pairs", "write_pairs", "write_verdicts"]
 
 
 def judged_pairs(task: Task, method: str, results: Mapping[str, Sequence[Measured]]) -> list[JudgedPair]:
@@ -35,9 +35,17 @@ def judged_pairs(task: Task, method: str, results: Mapping[str, Sequence[Measure
 
 
 def write_verdicts(path: Path, pairs: Sequence[JudgedPair]) -> None:
-    """As ``jaxalign evaluate --verdicts`` reads them; without the outcomes they are pairs for a judge or people."""
+    """As ``jaxalign evaluate --verdicts`` reads them."""
     rows = ({name: value for name, value in asdict(pair).items() if value not in (None, "")} for pair in pairs)
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
+
+
+def write_pairs(path: Path, task: Task, results: Mapping[str, Sequence[Measured]]) -> None:
+    """Every row's output of the first seed, an item a line: what ``jaxalign judge run`` and ``judge serve`` read."""
+    with path.open("w", encoding="utf-8") as file:
+        for item, prompt in enumerate(task.items):
+            outputs = {method: rows[0]["output"][item] for method, rows in results.items()}
+            file.write(json.dumps({"prompt": prompt, "outputs": outputs}, ensure_ascii=False) + "\n")
 
 
 def _outcome(difference: float, margin: float) -> Outcome:

@@ -6,7 +6,7 @@ from typing import Any
 
 from experiments import _results
 from experiments._hindsight import BASE
-from experiments._hindsight_pairwise import judged_pairs, write_verdicts
+from experiments._hindsight_pairwise import judged_pairs, write_pairs, write_verdicts
 from experiments._hindsight_tasks import Measured, Task
 from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
 from jaxalign import evaluation
@@ -29,12 +29,14 @@ def write_result(
     rows: Sequence[Mapping[str, object]],
     figure: str | None,
 ) -> list[dict[str, object]]:
-    """``result.json``, and ``verdicts.jsonl`` with ``pairwise.{md,tex,csv}`` where there are axes; the last's rows."""
+    """``result.json``; where there are axes ``verdicts.jsonl``, ``pairs.jsonl`` and ``pairwise.{md,tex,csv}``, the rows
+    of which are returned."""
     pairs = judged_pairs(task, COH, results)
     tables = [Table(of="", caption=f"Every row: {task.score}", rows=rows)]
     pairwise: list[dict[str, object]] = []
     if pairs:
         write_verdicts(output / "verdicts.jsonl", pairs)
+        write_pairs(output / "pairs.jsonl", task, results)
         pairwise = evaluation.pairwise_rows(pairs)
         caption = (
             "Chain of Hindsight against the others, % of the held-out items of every seed: win, tie, lose, win - lose"
@@ -47,13 +49,13 @@ def write_result(
         found, by_seed = difference_over_seeds(scores[COH], scores[method])
         claims.append(
             Claim(
-                claim=f"CoH is above {method}", source=task.paper.source,
-                statistic=f"{task.unit}, CoH minus {method}; items and seeds resampled", found=found, by_seed=by_seed,
+                claim=f"CoH is above {method}", source=task.paper.source if method in task.paper.scores else "",
+                statistic=f"{task.unit}, CoH minus {method}; over items and seeds", found=found, by_seed=by_seed,
             )
         )  # fmt: skip
     values = [
         Value(
-            what=f"{task.unit}, {method}", paper=task.paper.scores.get(method, ""), seeds=len(found),
+            what=f"{task.unit}, {method}; over items", paper=task.paper.scores.get(method, ""), seeds=len(found),
             ours=evaluation.bootstrap_interval(
                 [value for row in found for value in row["score"]],
                 groups=[item for row in found for item in range(len(row["score"]))],

@@ -20,7 +20,7 @@ from jaxalign.data import FeedbackKind, FeedbackPrompts, Polarity
 __all__ = ["TEMPLATES", "ReviewsTask"]
 
 Params = Any
-_PAPER = Published(source="Liu et al. 2023, section 4.4")
+_PAPER = Published(source="")
 TEMPLATES = str(Path(__file__).parent / "templates" / "reviews.toml")
 PRETRAINING_REVIEWS = 1000  # whole reviews, cut into windows
 REQUEST = "Write a short film review."

@@ -13,11 +13,12 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+from scipy import special
 
 from jaxalign.errors import InputError
 from jaxalign.evaluation import Interval
 
-__all__ = ["Claim", "Figure", "Result", "Table", "Value", "Verdict", "difference_over_seeds", "load", "save"]
+__all__ = ["Claim", "Figure", "Result", "Table", "Value", "Verdict", "difference_over_seeds", "load", "save", "verdict"]
 
 Verdict = Literal["holds", "reversed", "undecided"]
 _FILE = "result.json"
@@ -43,7 +44,7 @@ class Claim:
     claim: str
     """The statement."""
     source: str
-    """Where it is made, such as "Rafailov et al. 2023, figure 2 left"."""
+    """Where it is made, such as "Rafailov et al. 2023, figure 2 left"; empty = in no paper."""
     statistic: str
     """What was computed, with its unit."""
     found: Interval
@@ -55,12 +56,8 @@ class Claim:
 
     @property
     def verdict(self) -> Verdict:
-        """ "holds" if interval and all seeds lie above 0, "reversed" if they lie below it, "undecided" else."""
-        if self.found.low > 0 and all(value > 0 for value in self.by_seed):
-            return "holds"
-        if self.found.high < 0 and all(value < 0 for value in self.by_seed):
-            return "reversed"
-        return "undecided"
+        """By ``found`` and ``by_seed`` alone, see ``verdict``."""
+        return verdict(self.found, self.by_seed)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,7 +65,7 @@ class Figure:
     """A figure of a paper, redrawn."""
 
     of: str
-    """Such as "Rafailov et al. 2023, figure 2 left"."""
+    """Such as "Rafailov et al. 2023, figure 2 left"; empty = no figure of a paper."""
     caption: str
     """What is seen."""
     file: str
@@ -111,8 +108,26 @@ class Result:
     """What a reader has to know to believe it."""
 
 
+def verdict(found: Interval, by_seed: Sequence[float]) -> Verdict:
+    """ "holds" if the interval and the value in every seed lie above 0, "reversed" if all lie below, "undecided" else.
+
+    One seed alone decides nothing: nobody knows how far another would be. No seed at all: nothing was trained for it.
+    """
+    if len(by_seed) == 1:
+        return "undecided"
+    if found.low > 0 and all(value > 0 for value in by_seed):
+        return "holds"
+    if found.high < 0 and all(value < 0 for value in by_seed):
+        return "reversed"
+    return "undecided"
+
+
 def difference_over_seeds(own: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Interval, list[float]]:
-    """Mean of own - other over seeds and items, its 95 % interval with both resampled, and the difference in each seed.
+    """Mean of own - other over seeds and items, its 95 % interval over both, and the difference in each seed.
+
+    The variance is that of the seeds' means, of each side over its number of seeds, and that of the items' differences
+    over their number; the interval is Student's with Welch and Satterthwaite's degrees of freedom. (Three seeds are too
+    few to resample: the bootstrap misses in 13 % where seeds differ.) A side of one row adds no variance of seeds.
 
     Args:
       own: ``[S, N]``, a score of every seed and item.
@@ -120,17 +135,17 @@ def difference_over_seeds(own: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Int
         alone, such as that of a model that was not trained, stands for all.
     """
     first, second = np.asarray(own, np.float64), np.asarray(other, np.float64)
-    random = np.random.default_rng(0)
-    drawn = np.empty(4000)
-    for index in range(len(drawn)):
-        items = random.integers(0, first.shape[1], first.shape[1])
-        one, two = (random.integers(0, len(rows), len(rows)) for rows in (first, second))
-        drawn[index] = first[one][:, items].mean() - second[two][:, items].mean()
-    low, high = np.quantile(drawn, [0.025, 0.975])
     one, two = first.mean(axis=1), second.mean(axis=1)
+    parts = [(means.var(ddof=1) / len(means), len(means) - 1) for means in (one, two) if len(means) > 1]
+    items = first.mean(axis=0) - second.mean(axis=0)
+    parts.append((items.var(ddof=1) / len(items), len(items) - 1))
+    variance = sum(part for part, _ in parts)
+    squares = sum(part**2 / degrees for part, degrees in parts)
+    reach = float(special.stdtrit(variance**2 / squares, 0.975) * np.sqrt(variance)) if squares else 0.0
+    estimate = float(one.mean() - two.mean())
     count = min(len(one), len(two)) if min(len(one), len(two)) > 1 else max(len(one), len(two))
     by_seed = np.resize(one, count) - np.resize(two, count)
-    return Interval(float(first.mean() - second.mean()), float(low), float(high)), by_seed.tolist()
+    return Interval(estimate, estimate - reach, estimate + reach), by_seed.tolist()
 
 
 def save(folder: Path, result: Result) -> Path:

@@ -15,8 +15,8 @@
         base 43.8, SFT-U 42.3. It has not been run.
 
 The paper's table 2 is what people say of two pseudo-dialogues (every turn of the assistant said anew); here it is two
-measures of their last turns (helpful, harmless), named where they stand, and OUTPUT_DIR/verdicts.jsonl holds the pairs
-for people (``jaxalign judge serve``) or another judge. Every stage is kept under OUTPUT_DIR/stages by the hash of what
+measures of their last turns, named where they stand, and OUTPUT_DIR/pairs.jsonl holds the first seed's outputs for
+people (``jaxalign judge serve``) or another judge. Every stage is kept under OUTPUT_DIR/stages by the hash of what
 it follows from: a second run continues. Every field of the preset is a flag (--help after --preset); --dry-run shows
 them and the first batch.
 """

@@ -14,10 +14,10 @@
         base 20.2, SFT-U 19.6. It has not been run.
 
 The scores are ROUGE. The paper's table 1 is what people say of two summaries; here it is three measures of them
-(accuracy, coherence, coverage), named where they stand, and OUTPUT_DIR/verdicts.jsonl holds the pairs for people
-(``jaxalign judge serve``) or another judge. Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows
-from: a second run continues. Every field of the preset is a flag (--help after --preset); --dry-run shows them and the
-first batch.
+(accuracy, coherence, coverage), named where they stand, and OUTPUT_DIR/pairs.jsonl holds the first seed's outputs for
+people (``jaxalign judge serve``) or another judge. Every stage is kept under OUTPUT_DIR/stages by the hash of what it
+follows from: a second run continues. Every field of the preset is a flag (--help after --preset); --dry-run shows them
+and the first batch.
 """
 
 import dataclasses

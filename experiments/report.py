@@ -15,7 +15,7 @@ from typing import Annotated
 
 import tyro
 
-from experiments._results import Result, load
+from experiments._results import Figure, Result, Table, load
 from jaxalign import evaluation
 from jaxalign.errors import InputError
 from jaxalign.evaluation import ReportFigure, ReportPart, ReportTable, ReportText
@@ -91,16 +91,21 @@ def page(found: Sequence[tuple[Path, Result]]) -> str:
             filter(None, [result.setting, judges and f"Judged by {judges}.", minutes, *result.remarks])
         )))  # fmt: skip
         for figure in result.figures:
-            parts.append(ReportFigure(f"{figure.caption} ({figure.of})", folder / figure.file))
+            parts.append(ReportFigure(_of(figure), folder / figure.file))
         for table in result.tables:
-            parts.append(ReportTable(f"{table.caption} ({table.of})" if table.of else table.caption, table.rows))
+            parts.append(ReportTable(_of(table), table.rows))
     return evaluation.html_report("The papers' experiments", parts)
 
 
 _VERDICTS = (
-    "A statistic is positive if the claim is true. It holds where its 95 % interval and all seeds lie above 0, is "
-    "reversed where all lie below, and is undecided else. So many intervals have no joint guarantee."
+    "A statistic is positive if the claim is true. It holds where its 95 % interval and the values in all training "
+    "seeds lie above 0, is reversed where all lie below, and is undecided else, as it is with one seed. So many "
+    "intervals have no joint guarantee."
 )
+
+
+def _of(shown: Figure | Table) -> str:
+    return f"{shown.caption} ({shown.of})" if shown.of else shown.caption
 
 
 def readme_tables(results: Sequence[Result]) -> str:

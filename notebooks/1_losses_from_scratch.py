@@ -309,11 +309,13 @@ assert pulls[0] > pulls[1] > pulls[2]
 # %% [markdown]
 # ## 6. What if the weight were 1?
 #
-# "Weighing with β is important, otherwise the model degenerates." Take the weight away and the gradient is -β (∇ log
-# π(y_w)
-# - ∇ log π(y_l)): that of L = -β h, a straight line (`losses.unweighted_dpo`). Nothing ever lets go of a pair that is
-#   already ordered. Both start downhill alike; then DPO arrives, and the other goes on for ever, past the best policy,
-#   until one answer has everything and nothing is left of the reference.
+# The sigmoid weighs a pair by how wrong the implicit reward still has it. Take the weight away and the gradient is
+#
+# > -β (∇ log π(y_w) - ∇ log π(y_l))
+#
+# that of L = -β h, a straight line. Nothing ever lets go of a pair that is already ordered. Both start downhill alike;
+# then DPO arrives, and the other goes on for ever, past the best policy, until one answer has everything and nothing is
+# left of the reference. (The DPO paper, section 4, found that such a model degenerates.)
 
 
 # %%

@@ -153,10 +153,9 @@ assert texts == again
 print("\n".join(sorted(texts)[:3]))
 
 # %% [markdown]
-# ## 3. What the words are worth
+# ## 3. The loss, token by token
 #
-# The loss is a sum of -log p over learnt tokens. A model that has never seen the feedback words is the baseline; the
-# same tokens are scored whatever we do to the mask.
+# The loss is a sum of -log p over learnt tokens, here of a model that has never seen the feedback words.
 
 
 # %%
@@ -213,7 +212,7 @@ for panel, (name, (low, high)) in zip(panels, panels_of.items(), strict=True):
     assert not np.triu(visible, 1).any()  # causal
     assert np.diag(visible).all()
     assert visible[:, 0].all()
-    assert abs(dropped - high) < 4 * np.sqrt(0.25 / below.sum())
+    assert abs(dropped - high) < 4 * np.sqrt(high * (1 - high) / below.sum())
 _ = panels[0].set_ylabel("query (what predicts)")
 
 # %% [markdown]

@@ -114,7 +114,7 @@ assert [len(text) for text in texts] == samples.lengths.tolist()
 # %% [markdown]
 # ## 3. Scores
 #
-# A reward is any function of prompts and completions: the share of vowels, and a bonus for having finished.
+# A reward is any function of prompts and completions: the share of vowels.
 
 
 # %%

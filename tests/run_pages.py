@@ -40,15 +40,15 @@ def run(page: Path, folder: Path) -> str | None:
     """Run a page's blocks; None, or what went wrong."""
     said = io.StringIO()
     names: dict[str, object] = {"__name__": "page"}
+    sys.path.insert(0, "")
     try:
         folder.mkdir(parents=True)
         prepare(page, folder)
         with contextlib.chdir(folder), contextlib.redirect_stdout(said), contextlib.redirect_stderr(said):
-            sys.path.insert(0, "")
             for block in blocks(page):
                 if block.language in RUN and not block.not_run:
                     execute(block, names)
-    except BaseException:
+    except (Exception, SystemExit):
         return f"{traceback.format_exc()}\n{said.getvalue()[-3000:]}"
     finally:
         sys.path.remove("")

@@ -169,7 +169,12 @@ def test_the_table_of_the_dpo_family_is_whole():
 
 
 @pytest.mark.parametrize(
-    "page", [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *PAGES], ids=lambda page: str(page.relative_to(ROOT))
+    "page",
+    [
+        *(ROOT / name for name in ("README.md", "CONTRIBUTING.md", "experiments/README.md", "notebooks/README.md")),
+        *PAGES,
+    ],
+    ids=lambda page: str(page.relative_to(ROOT)),
 )
 def test_links_lead_somewhere(page: Path):
     for link in links(page):

@@ -217,7 +217,7 @@ def measure(
                 moved = np.array(file.log_probs) - np.array([own.sum() for own in likelihoods[number]])
                 scores["KL (nats/completion)"] = mean(moved, file)
                 if file.token_log_probs is not None:
-                    scores["KL, k3"] = _k3(file, likelihoods[number], seed, found.notes)
+                    scores["KL, k3 (nats/completion)"] = _k3(file, likelihoods[number], seed, found.notes)
                 found.notes.append(f"{file.name}: KL is k1, of what was sampled from to the model at temperature 1.")
                 if rewards is not None and len(set(file.keys)) > 1:
                     found.points.append(
@@ -286,7 +286,7 @@ def _k3(file: Completions, log_probs: Sequence[Any], seed: int, notes: list[str]
     kept = [index for index, (own, theirs) in enumerate(pairs) if len(own) == len(theirs)]
     if len(kept) < len(file.keys):
         notes.append(
-            f"{file.name}: k3 is without {len(file.keys) - len(kept)} completions that were sampled as other tokens."
+            f"{file.name}: k3 is without {len(file.keys) - len(kept)} completions whose text has another number of tokens than were sampled."
         )
     if len({file.keys[index] for index in kept}) < 2:
         return None

@@ -59,7 +59,9 @@ def distinct_n_interval(
         counts.setdefault(label, Counter()).update(_grams(text, n))
     if len(counts) < 2:
         raise InputError(f"distinct_n_interval: an interval needs at least two groups, got {len(counts)}")
-    everything = sum(counts.values(), Counter())
+    everything: Counter[tuple[str, ...]] = Counter()
+    for own in counts.values():
+        everything.update(own)
     without = []
     for own in counts.values():
         left = everything.total() - own.total()

@@ -51,6 +51,12 @@ def test_distinct_n_with_its_interval_by_hand():
         distinct_n_interval(["a", "b"], 1, groups=[0])
 
 
+def test_the_interval_of_many_texts_takes_no_time():
+    texts = [" ".join(f"w{index * place}" for place in range(50)) for index in range(4000)]
+    found = distinct_n_interval(texts, 2)  # a second; minutes where the counts of all are added up anew for each
+    assert found.low < found.estimate < found.high
+
+
 def test_the_interval_of_distinct_n_covers():
     """Prompts of two samples that share a topic: at least the coverage that it names, never much less."""
     random = np.random.default_rng(0)

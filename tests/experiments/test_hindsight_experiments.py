@@ -133,12 +133,14 @@ def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     assert all(len(claim.by_seed) == 2 for claim in result.claims)
     assert [value.paper for value in result.values] == ["43.8", "42.3", "81.2"]
     pairwise = result.tables[1].rows
-    axes = ["helpful", "harmless", "average"]
+    axes = ["like the preferred", "unlike the rejected", "average"]
     assert [(row["against"], row["axis"]) for row in pairwise] == [
         (method, axis) for method in (BASE, "SFT-U") for axis in axes
     ]
     verdicts = data.load_records(output / "verdicts.jsonl")
     assert len(evaluation.read_judged(verdicts)) == 2 * 2 * 2 * 8  # methods, seeds, axes, dialogues
+    pairs, _ = evaluation.read_pairs(output / "pairs.jsonl", ours="CoH", keep_equal=True)
+    assert len(pairs) == 2 * 8  # what judges and people are asked
 
 
 def test_summaries_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
@@ -235,16 +237,19 @@ def rows(*means, bad=None):
 def test_the_report_reads_the_order_off_the_intervals(tmp_path):
     from rich.console import Console
 
-    results = {BASE: rows(0.0), "SFT": rows(1.0, 1.1), "C-SFT": rows(0.5, 0.5), "CoH": rows(0.4, 0.6, bad=0.0)}
-    table = Table(methods=("SFT", "C-SFT", "CoH"), seeds=(0, 1), training=TINY)
+    results = {
+        BASE: rows(0.0), "SFT": rows(1.0, 1.1, 1.05), "C-SFT": rows(0.5, 0.5, 0.5),
+        "CoH": rows(0.45, 0.55, 0.5, bad=0.0), "CoH, no chain": rows(0.1),
+    }  # fmt: skip
+    table = Table(methods=("SFT", "C-SFT", "CoH"), seeds=(0, 1, 2), training=TINY)
     found = write(
         tmp_path, _Task(), table, results, experiment="e", name="n", title="T", seconds=1.0, console=Console(quiet=True)
     )
     assert {row["CoH minus"]: row["the order"] for row in found["differences"]} == {
-        BASE: "holds", "SFT": "reversed", "C-SFT": "undecided",
+        BASE: "holds", "SFT": "reversed", "C-SFT": "undecided", "CoH, no chain": "holds",
     }  # fmt: skip
     assert {row["CoH minus"]: row["CoH's seeds"] for row in found["differences"]} == {
-        BASE: "all above", "SFT": "all below", "C-SFT": "mixed",
+        BASE: "all above", "SFT": "all below", "C-SFT": "mixed", "CoH, no chain": "all above",
     }  # fmt: skip
     (control,) = found["control"]
     assert control["good minus bad"][1] > 0

@@ -10,6 +10,7 @@ from experiments._results import Claim, Figure, Result, Table, Value, difference
 from jaxalign import evaluation
 from jaxalign.errors import InputError
 from jaxalign.evaluation import Interval
+from tests.tolerances import COVERAGE
 
 
 def claim(low, high, by_seed=(), **fields):
@@ -37,8 +38,9 @@ def result(folder, **fields):
         ((0.1, 0.3), (), "holds"),
         ((0.1, 0.3), (0.2, 0.1), "holds"),
         ((0.1, 0.3), (0.2, -0.1), "undecided"),
+        ((0.1, 0.3), (0.2,), "undecided"),  # one seed
         ((-0.1, 0.3), (0.2, 0.1), "undecided"),
-        ((-0.3, -0.1), (-0.2,), "reversed"),
+        ((-0.3, -0.1), (-0.2, -0.1), "reversed"),
         ((-0.3, -0.1), (-0.2, 0.1), "undecided"),
     ],
 )
@@ -47,16 +49,33 @@ def test_a_verdict_takes_interval_and_seeds(found, by_seed, verdict):
 
 
 def test_differences_over_seeds():
-    noise = np.random.default_rng(0).normal(0, 1, (3, 400))
-    interval, by_seed = difference_over_seeds(noise + 0.5, noise)
+    items = np.random.default_rng(0).normal(0, 1, 400)
+    alike, by_seed = difference_over_seeds([items + 0.5] * 3, [items] * 3)
     np.testing.assert_allclose(by_seed, [0.5] * 3)
-    assert interval.low < 0.5 < interval.high
+    np.testing.assert_allclose([alike.low, alike.high], [0.5, 0.5])  # neither seeds nor items differ in it
+    # By hand: seeds at 0, .5 and 1 have variance 1/4, over three seeds 1/12, with two degrees of freedom.
+    apart, _ = difference_over_seeds(items + np.array([[0.0], [0.5], [1.0]]), [items] * 3)
+    np.testing.assert_allclose(apart.high - apart.estimate, 4.302652729911275 / np.sqrt(12), rtol=1e-6)
     # A model that was not trained has one row, and stands against every seed.
-    interval, by_seed = difference_over_seeds(noise + 0.5, noise[:1])
-    np.testing.assert_allclose(by_seed, (noise + 0.5).mean(axis=1) - noise[0].mean())
-    # Seeds that differ widen the interval, however many items there are.
-    apart, _ = difference_over_seeds(noise + np.array([[0.0], [0.5], [1.0]]), noise)
-    assert apart.high - apart.low > interval.high - interval.low
+    _, by_seed = difference_over_seeds(items + np.array([[0.0], [0.5], [1.0]]), [items])
+    np.testing.assert_allclose(by_seed, [0.0, 0.5, 1.0])
+
+
+@pytest.mark.parametrize("spread", [0.0, 0.05, 0.2])
+def test_intervals_over_three_seeds_cover(spread):
+    """Two methods without a difference, seeds that differ as much as items or not at all: seldom a verdict."""
+    random = np.random.default_rng(0)
+    covered, decided = 0, 0
+    for _ in range(1000):
+        items = random.normal(0, 0.5, 128)
+        own, other = (
+            items + random.normal(0, spread, (3, 1)) + random.normal(0, 0.3, (3, 128)) for _ in range(2)
+        )  # fmt: skip
+        interval, by_seed = difference_over_seeds(own, other)
+        covered += interval.low <= 0 <= interval.high
+        decided += _results.verdict(interval, by_seed) != "undecided"
+    assert covered / 1000 >= 0.95 - COVERAGE
+    assert decided / 1000 <= 0.05 + COVERAGE
 
 
 def test_a_result_comes_back(tmp_path):
