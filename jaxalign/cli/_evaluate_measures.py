@@ -285,9 +285,8 @@ def _k3(file: Completions, log_probs: Sequence[Any], seed: int, notes: list[str]
     pairs = zip(file.token_log_probs, log_probs, strict=True)
     kept = [index for index, (own, theirs) in enumerate(pairs) if len(own) == len(theirs)]
     if len(kept) < len(file.keys):
-        notes.append(
-            f"{file.name}: k3 is without {len(file.keys) - len(kept)} completions whose text has another number of tokens than were sampled."
-        )
+        left = len(file.keys) - len(kept)
+        notes.append(f"{file.name}: k3 is without {left} completions whose text has other tokens than were sampled.")
     if len({file.keys[index] for index in kept}) < 2:
         return None
     mask = np.arange(max(len(log_probs[index]) for index in kept))[None] < [[len(log_probs[index])] for index in kept]
