@@ -6,20 +6,17 @@ from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
 from experiments._hindsight import Scale
-from experiments._hindsight_tasks import load_model
 from jaxalign import data
 from jaxalign.data import Truncation
 from jaxalign.errors import InputError
 from jaxalign.evaluation.judges import EndpointConfig
-from jaxalign.models import ModelConfig
 from jaxalign.training import OptimizerConfig
 
 __all__ = [
     "CONTENT_WORDS", "Judging", "PPORun", "Post", "Posts", "Run", "Study", "ask", "comparisons", "demonstration",
-    "load_posts", "load_start", "prompts_of",
+    "load_posts", "prompts_of",
 ]  # fmt: skip
 
-Params = Any
 CONTENT_WORDS = "content-words"
 
 
@@ -38,7 +35,7 @@ class Run:
     """One training run."""
 
     steps: int
-    """Updates; of plain text and of demonstrations 0 leaves the model as it is."""
+    """Updates; of reading and of SFT 0 leaves the model as it is."""
     batch: int = 32
     """Rows in an update; of preferences a post with all its pairs is a row."""
     learning_rate: float = 3e-4
@@ -94,7 +91,7 @@ class Study:
     comparisons: str = ""
     """A file or hub id of compared summaries; empty = the SFT model's own samples, ordered by ROUGE against the
     reference (the stand-in for a labeller)."""
-    document_words: int = 40
+    document_words: int = 20
     """A packaged article is cut after so many words."""
     sft_posts: int = 400
     """Posts whose references are demonstrations."""
@@ -106,16 +103,19 @@ class Study:
     """Of the SFT model, to be ordered; all pairs are preferences."""
     max_new_tokens: int = 40
     """Most tokens of a summary."""
-    max_length: int = 192
+    max_length: int = 112
     """Most tokens of a prompt and its summary; a longer prompt loses its beginning."""
     sampling_batch: int = 128
     """Summaries decoded together."""
     sampling_temperature: float = 0.7
-    """Of the samples that preferences and Best-of-N's scores come from."""
+    """Of the samples that preferences are made of."""
     temperatures: tuple[float, ...] = (0.0, 0.25, 0.5, 0.75, 1.0)
     """At which every method is judged."""
-    plain_text: Run = field(default_factory=lambda: Run(steps=0))
-    """Before anything else, on the articles of the demonstrations: for a model that has never seen such text."""
+    reading: Run = field(default_factory=lambda: Run(steps=0))
+    """Before SFT, for a model that is too small to read: passages of the demonstrations' articles, each repeated behind
+    the prompt, until the model finds again what stands in front of it."""
+    reading_words: tuple[int, int] = (8, 18)
+    """Words of such a passage, from - to."""
     sft: Run = field(default_factory=lambda: Run(steps=100))
     """Supervised fine-tuning on references."""
     preferred_ft: Run = field(default_factory=lambda: Run(steps=40))
@@ -173,17 +173,6 @@ class Posts(NamedTuple):
     """Articles in full, of ``sft`` alone."""
     windows: list[Post]
     """Demonstrations: ``sft``, of packaged articles also with their later passages, which the summary is of as well."""
-
-
-def load_start(study: Study) -> tuple[ModelConfig, Params, Any]:
-    """The model before any training, with room for ``max_length`` tokens, and its tokenizer.
-
-    Rotary positions beyond those a model was made for are new to it, and learnt like everything else.
-    """
-    config, params, tokenizer = load_model(study.model)
-    if study.model == "glassllm":
-        config = config.replace(max_positions=max(config.max_positions, study.max_length))
-    return config, params, tokenizer
 
 
 def load_posts(study: Study) -> Posts:

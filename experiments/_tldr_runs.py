@@ -6,8 +6,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from experiments import _tldr_training as training
+from experiments._hindsight_tasks import load_model
 from experiments._stages import JSON, TREE, Codec, Report, Stages, digest
-from experiments._tldr import Posts, Study, ask, comparisons, load_posts, load_start, prompts_of
+from experiments._tldr import Posts, Study, ask, comparisons, load_posts, prompts_of
 from experiments._tldr_training import Summary
 from jaxalign import evaluation
 from jaxalign.recipes import PreferenceObjective
@@ -54,7 +55,7 @@ class _Keeper:
 def run_all(study: Study, stages: Stages, output: Path) -> Runs:
     """Compute what is not kept yet."""
     posts = load_posts(study)
-    config, start, tokenizer = load_start(study)
+    config, start, tokenizer = load_model(study.model)
     keep = _Keeper(stages, {
         "weights": digest(sorted(fingerprint(start).items())), "posts": digest(posts), "seed": study.seed,
         "max_length": study.max_length, "max_new_tokens": study.max_new_tokens, "dtype": study.scale.dtype,
@@ -79,20 +80,21 @@ def run_all(study: Study, stages: Stages, output: Path) -> Runs:
         rows = keep.apart(label, own, lambda report: write(train(report), seed, report))
         summaries.setdefault(name, []).append(rows)
 
-    base = start
-    if study.plain_text.steps:
-        base = keep(
-            "base", asdict(study.plain_text),
-            lambda report: training.on_plain_text(config, start, posts.texts, tokenizer, study, report), TREE,
-        )  # fmt: skip
-    method("Base", 0, {}, lambda report: base)
-    sft = base
-    if study.sft.steps:
-        examples = training.demonstrations(posts.windows, tokenizer, study)
+    method("Base", 0, {}, lambda report: start)
+    sft = start
+    if study.reading.steps:
         sft = keep(
-            "sft", asdict(study.sft),
-            lambda report: training.fine_tune(config, base, examples, study, report, checkpoints / "sft"), TREE,
+            "reading", asdict(study.reading) | {"words": list(study.reading_words)},
+            lambda report: training.learn_to_read(config, start, posts.texts, tokenizer, study, report), TREE,
         )  # fmt: skip
+    if study.sft.steps:
+        reader = sft
+
+        def fine_tune(report: Report) -> Params:
+            examples = training.demonstrations(posts.windows, tokenizer, study)
+            return training.fine_tune(config, reader, examples, study, report, checkpoints / "sft")
+
+        sft = keep("sft", asdict(study.sft), fine_tune, TREE)
     method("SFT", 0, {}, lambda report: sft)
 
     records = _preferences(study, keep, config, sft, tokenizer, posts)
@@ -123,12 +125,11 @@ def run_all(study: Study, stages: Stages, output: Path) -> Runs:
 
     codec = Codec(lambda folder, found: training.save_reward(folder, found, tokenizer), training.load_reward)
     reward, calibration = keep("reward-model", asdict(study.reward), learn_reward, codec)
-    asked = prompts_of(posts.feedback, tokenizer, study)
     for seed in study.seeds:
 
         def train_ppo(report: Report, seed: int = seed) -> Params:
             return training.train_ppo(
-                config, sft, asked, reward, tokenizer, study,
+                config, sft, prompts_of(posts.feedback, tokenizer, study), reward, tokenizer, study,
                 seed=seed, report=report, directory=checkpoints / f"ppo-seed-{seed}",
             )  # fmt: skip
 

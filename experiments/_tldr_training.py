@@ -8,16 +8,26 @@ import jax
 import numpy as np
 
 from experiments._stages import JSON, Report
-from experiments._tldr import Post, Run, Study, demonstration
+from experiments._tldr import Post, Run, Study, ask, demonstration
 from jaxalign import data, evaluation, models, recipes, sampling
 from jaxalign.data import Example, Prompt
+from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes import FitConfig, Objective, PPOFitConfig, PreferenceObjective, RewardObjective
 from jaxalign.training import OptimizerConfig
 
 __all__ = [
-    "demonstrations", "fine_tune", "load_reward", "on_plain_text", "preferences", "save_reward", "summarise",
-    "train_ppo", "train_preferences", "train_reward", "write_and_score",
+    "demonstrations",
+    "fine_tune",
+    "learn_to_read",
+    "load_reward",
+    "preferences",
+    "save_reward",
+    "summarise",
+    "train_ppo",
+    "train_preferences",
+    "train_reward",
+    "write_and_score",
 ]  # fmt: skip
 
 Params = Any
@@ -36,13 +46,28 @@ def preferences(records: Sequence[Any], tokenizer: Any, study: Study) -> list[Ex
     return data.build_examples(records, tokenizer, kind="ranked", truncation=study.truncation)[0]
 
 
-def on_plain_text(
+def learn_to_read(
     config: ModelConfig, params: Params, texts: Sequence[str], tokenizer: Any, study: Study, report: Report
 ) -> Params:
-    """The model after some reading."""
-    windows = data.text_windows([{"text": text} for text in texts], tokenizer, length=study.max_length)[0]
+    """The model once it finds again, behind the prompt, what stands before it; every token is learnt.
+
+    Raises ``InputError``: no article is longer than a passage may be.
+    """
+    random = np.random.default_rng(study.seed)
+    low, high = study.reading_words
+    articles = [words for text in texts if len(words := text.split()) > high]
+    if not articles:
+        raise InputError(f"--reading-words: no article of the demonstrations has more than {high} words")
+    rows = []
+    for article in random.integers(0, len(articles), study.reading.steps * study.reading.batch):
+        size = int(random.integers(low, high + 1))
+        start = int(random.integers(0, len(articles[article]) - size))
+        passage = " ".join(articles[article][start : start + size])
+        rows.append({"text": f"{ask(passage)} {passage}"})
+    truncation = data.Truncation(max_length=study.max_length)
+    examples = data.build_examples(rows, tokenizer, kind="text", truncation=truncation)[0]
     return _fit(
-        config, params, windows, recipes.likelihood_objective, study.plain_text, study, seed=study.seed, report=report
+        config, params, examples, recipes.likelihood_objective, study.reading, study, seed=study.seed, report=report
     )
 
 

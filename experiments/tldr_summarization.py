@@ -6,10 +6,11 @@ compare every summary with the reference: (S), which captures the important poin
 what is unimportant or irrelevant. ROUGE stands beside. PPO and DPO are trained with three seeds.
 
     python -m experiments.tldr_summarization --preset mini --output-dir runs/tldr
-        A 0.85M-parameter model and XSum's articles, cut to 40 words, both packaged. The labeller is ROUGE against the
-        reference, over the SFT model's own samples; judge (S) is the share of the document's content words, weighted by
-        rarity, that a summary has, (C) the same as an F-measure. Two CPU cores, MINUTES minutes. Text is garbled at
-        this size: it shows the methods, not fluency.
+        A 0.85M-parameter model and XSum's articles, cut to 20 words, both packaged. The model is too small to have
+        learnt to read, so before SFT it repeats passages. The labeller is ROUGE against the reference, over the SFT
+        model's own samples; judge (S) is the share of the document's content words, weighted by rarity, that a summary
+        has, (C) the same as an F-measure. Two CPU cores, about 8 minutes. Text is garbled at this size: it shows the
+        methods, not fluency.
     python -m experiments.tldr_summarization --preset gpu --output-dir runs/tldr-gpu
         The same data with SmolLM2-135M-Instruct, packaged: one GPU, about an hour. It has not been run.
     python -m experiments.tldr_summarization --preset paper --output-dir runs/tldr-paper
@@ -34,17 +35,18 @@ from experiments import _tldr_report as report_files
 from experiments._command import FirstBatch, command
 from experiments._content_words import ContentWords
 from experiments._hindsight import Scale
+from experiments._hindsight_tasks import load_model
 from experiments._results import Result
 from experiments._stages import Report, Stages
-from experiments._tldr import Judging, PPORun, Run, Study, comparisons, load_posts, load_start
+from experiments._tldr import Judging, PPORun, Run, Study, comparisons, load_posts
 from experiments._tldr_judges import judge_pairs, judges_of
 from experiments._tldr_runs import run_all
 from experiments._tldr_training import demonstrations, preferences
 
 PRESETS = {
     "mini": Study(
-        plain_text=Run(steps=300, batch=16, learning_rate=3e-3, schedule="cosine"),
-        sft=Run(steps=40, learning_rate=2e-3, schedule="cosine"),
+        reading=Run(steps=260, batch=48, learning_rate=3e-3, warmup_steps=20),
+        sft=Run(steps=40, learning_rate=1e-3, schedule="cosine"),
         preferred_ft=Run(steps=28, batch=16),
         dpo=Run(steps=28, batch=16, clip_norm=10.0),
         reward=Run(steps=48, batch=16, learning_rate=1e-3, schedule="linear"),
@@ -117,12 +119,12 @@ def run(study: Study, output: Path, name: str) -> Result:
 
 def first_batch(study: Study) -> FirstBatch:
     """The first rows that DPO learns from; without comparisons, the first that SFT learns from."""
-    _, _, tokenizer = load_start(study)
+    _, _, tokenizer = load_model(study.model)
     if study.comparisons:
         records = comparisons(study, limit=study.dpo.batch)
         return FirstBatch(preferences(records, tokenizer, study), tokenizer, "comparisons, in the order of the file")
     posts = load_posts(study).windows[: study.sft.batch]
-    note = "demonstrations, in the order of the file; preferences are samples of the model that they make"
+    note = "demonstrations, in the order of the posts; preferences are samples of the model that they make"
     return FirstBatch(demonstrations(posts, tokenizer, study), tokenizer, note)
 
 

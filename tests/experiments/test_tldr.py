@@ -12,7 +12,7 @@ import pytest
 from benchmarks._judge_server import Act, JudgeServer
 from experiments import _results, _tldr_training, tldr_summarization
 from experiments._content_words import ContentWords, content_word_judges
-from experiments._tldr import Judging, Study, load_posts
+from experiments._tldr import Judging, Run, Study, load_posts
 from experiments._tldr_report import over_seeds
 from jaxalign import models, sharding
 from jaxalign.errors import InputError
@@ -79,6 +79,8 @@ def paper_study(folder, url):
         max_new_tokens=6,
         sampling_batch=8,
         temperatures=(0.0, 1.0),
+        reading=Run(steps=1, batch=4),
+        reading_words=(2, 3),
         best_of=(1, 2, 3),
         seeds=(0, 1),
         **{name: dataclasses.replace(getattr(preset, name), **short) for name in runs},
