@@ -91,7 +91,7 @@ class Study:
     comparisons: str = ""
     """A file or hub id of compared summaries; empty = the SFT model's own samples, ordered by ROUGE against the
     reference (the stand-in for a labeller)."""
-    document_words: int = 20
+    document_words: int = 16
     """A packaged article is cut after so many words."""
     sft_posts: int = 400
     """Posts whose references are demonstrations."""
@@ -114,7 +114,7 @@ class Study:
     reading: Run = field(default_factory=lambda: Run(steps=0))
     """Before SFT, for a model that is too small to read: passages of the demonstrations' articles, each repeated behind
     the prompt, until the model finds again what stands in front of it."""
-    reading_words: tuple[int, int] = (8, 18)
+    reading_words: tuple[int, int] = (8, 16)
     """Words of such a passage, from - to."""
     sft: Run = field(default_factory=lambda: Run(steps=100))
     """Supervised fine-tuning on references."""
