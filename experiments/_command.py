@@ -17,10 +17,10 @@ C = TypeVar("C")
 
 @dataclass(frozen=True)
 class FirstBatch:
-    """The examples of an experiment's first update."""
+    """The examples of an experiment's first update; none where nothing is trained."""
 
-    examples: Sequence[Example]
-    tokenizer: Any
+    examples: Sequence[Example] = ()
+    tokenizer: Any = None
     note: str = ""
     """What else there is to know of them."""
 
@@ -80,4 +80,5 @@ def _show(config: Any, preset: str, batch: FirstBatch) -> None:
     console.print("first batch", style="bold", highlight=False)
     if batch.note:
         console.print(batch.note, markup=False, highlight=False)
-    show_examples(batch.examples, batch.tokenizer, console)
+    if batch.examples:
+        show_examples(batch.examples, batch.tokenizer, console)
