@@ -11,14 +11,19 @@ from jaxalign.models import PARAMETER_AXES, LoRA
 from jaxalign.sharding import Rules, parse_rules
 from jaxalign.training import OptimizerConfig, Retention, TimeLimits
 
-__all__ = ["UNCHECKED", "FitConfig", "FolderConfig", "RunConfig", "TrainConfig"]
+__all__ = ["HOW", "UNCHECKED", "FitConfig", "FolderConfig", "RunConfig", "TrainConfig"]
 
-# Fields that may change between a run and its continuation; any other change is an error.
-UNCHECKED = frozenset({
-    "max_steps", "epochs", "save_every", "keep_checkpoints", "keep_every", "keep_best_by", "log_every", "eval_every",
-    "tensorboard", "output_dir", "mesh", "sharding_rules", "save_dtype", "normalise_dataset", "normalise_variance",
-    "stop_deadline", "step_timeout", "slow_timeout", "loss_spike", "debug",
+# Fields that say how a step is computed, not what: between a run and its continuation they may change, by rounding.
+HOW = frozenset({
+    "mesh", "sharding_rules", "accumulation", "remat", "attention", "cache_trunk", "reference_log_probs",
+    "sampling_batch",
 })  # fmt: skip
+# Fields that may change between a run and its continuation; any other change is an error.
+UNCHECKED = HOW | {
+    "max_steps", "epochs", "save_every", "keep_checkpoints", "keep_every", "keep_best_by", "log_every", "eval_every",
+    "tensorboard", "output_dir", "save_dtype", "normalise_dataset", "normalise_variance",
+    "stop_deadline", "step_timeout", "slow_timeout", "loss_spike", "debug",
+}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True)

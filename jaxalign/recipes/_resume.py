@@ -2,16 +2,19 @@
 
 import dataclasses
 import json
+import logging
 from pathlib import Path
 from typing import Any
 
 import jax
 
-from jaxalign.recipes._config import UNCHECKED, TrainConfig
+from jaxalign.recipes._config import HOW, UNCHECKED, TrainConfig
 from jaxalign.recipes._shared import check_agreement
 from jaxalign.training import Checkpoints, Restored, TrainState, about
 
 __all__ = ["OF_A_PROCESS", "open_run"]
+
+logger = logging.getLogger(__name__)
 
 # How a process was started, which says nothing of the run and differs between processes.
 OF_A_PROCESS = ("coordinator", "num_processes", "process_id")
@@ -42,7 +45,24 @@ def open_run(
     )
     restored = checkpoints.restore(like, layout)
     if jax.process_index() == 0:
+        if restored is not None and (changed := _changed(restored.config, described)):
+            logger.warning("%s goes on with %s: the same to rounding, not bit for bit", directory, changed)
         path = directory / "config.json"
         with about(path):
             path.write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
     return checkpoints, restored
+
+
+def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:
+    """The flags of how a step is computed that are others than before, such as "--remat full (it was none)"."""
+    return ", ".join(
+        f"--{name.replace('_', '-')} {_shown(now.get(name))} (it was {_shown(before.get(name))})"
+        for name in sorted(HOW)
+        if before.get(name) != now.get(name)
+    )
+
+
+def _shown(value: Any) -> str:
+    """As one gives it to a flag."""
+    shown = " ".join(map(str, value)) if isinstance(value, list) else str(value)
+    return shown or "not given"

@@ -5,6 +5,7 @@ functions serve one device and a pod; on one device every sharding is simply "he
 """
 
 from jaxalign.sharding._distributed import abandon_distributed, initialize_distributed, started_together
+from jaxalign.sharding._exchange import exchange
 from jaxalign.sharding._gather import fetch, to_host
 from jaxalign.sharding._mesh import MESH_AXES, make_mesh, parse_mesh
 from jaxalign.sharding._put import make_from_shards, settle, shard_tree
@@ -33,6 +34,7 @@ __all__ = [
     "abandon_distributed",
     "batch_sharding",
     "data_shards",
+    "exchange",
     "fetch",
     "initialize_distributed",
     "length_shards",

@@ -1,5 +1,6 @@
 """Checkpoints: the state, the data position, the config and the metrics, saved together and restored bit for bit."""
 
+import contextlib
 import dataclasses
 import errno
 import hashlib
@@ -7,6 +8,7 @@ import itertools
 import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
@@ -14,17 +16,21 @@ from typing import Any, Self
 
 import jax
 
+from jaxalign import sharding
 from jaxalign.errors import InputError
 from jaxalign.training._errors import CheckpointError
 from jaxalign.training._fingerprint import fingerprint
 from jaxalign.training._retention import Retention
 from jaxalign.training._state import TrainState
+from jaxalign.training._together import DamagedError, line, read_together
 
 logger = logging.getLogger(__name__)
 
 MAY_CHANGE = ("max_steps", "save_every", "mesh", "output_dir")
 """Config entries that a resumed run may change: they do not change what an update computes (the mesh, only by
 rounding)."""
+# Seconds in which a network file system may still list under its old name what another host has renamed.
+PATIENCE = 60.0
 
 
 @dataclasses.dataclass(frozen=True)
@@ -136,7 +142,8 @@ class Checkpoints:
     def restore(self, like: TrainState, shardings: TrainState) -> Restored | None:
         """Return the newest checkpoint that is whole, or None if there is none at all.
 
-        A damaged one is skipped with a warning, and set aside (renamed) once an older one has been read.
+        A damaged one is skipped with a warning, and set aside (renamed) once an older one has been read. On several
+        processes one that any of them finds damaged is damaged for all.
 
         Args:
             like: a state with the right shapes and dtypes: arrays, or ``jax.ShapeDtypeStruct`` (``state_shapes``),
@@ -151,65 +158,96 @@ class Checkpoints:
         target = jax.tree.map(
             lambda leaf, sharding: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), like, shardings
         )
-        damaged: dict[int, Exception] = {}
-        for step in reversed(self.steps()):
-            try:
-                restored = self._read(step, target)
-            except (InputError, MemoryError):
-                raise
-            except Exception as error:  # whatever a reader of damaged files may raise
-                if _passing(error):
-                    raise
-                logger.warning(
-                    "%s: checkpoint %d is damaged, trying the one before: %s", self.directory, step, _line(error)
-                )
-                damaged[step] = error
-                continue
-            self._set_aside(list(damaged))
-            return restored
+        damaged: dict[int, str] = {}
+        renames: dict[int, int] = {}
+        with contextlib.closing(self._reader()) as reader:
+            for step, process in self._seen().items():
+                try:
+                    restored = self._read(reader, step, target)
+                except DamagedError as error:
+                    damaged[step], renames[step] = str(error), process
+                    if jax.process_index() == 0:
+                        logger.warning(
+                            "%s: checkpoint %d is damaged, trying the one before: %s", self.directory, step, error
+                        )
+                    continue
+                self._set_aside(renames)
+                return restored
         if damaged:
-            newest = max(damaged)
             raise InputError(
                 f"{self.directory}: no checkpoint can be read ({', '.join(map(str, sorted(damaged)))}); "
-                f"the newest: {_line(damaged[newest])}"
+                f"the newest: {damaged[max(damaged)]}"
             )
         return None
 
-    def _read(self, step: int, target: TrainState) -> Restored:
+    def _reader(self) -> Any:
+        """Orbax without its barriers: a process reads what it needs, and can fail, by itself."""
+        own = jax.process_index()
+        alone = self._ocp.options.MultiprocessingOptions(primary_host=own, active_processes={own})
+        options = self._ocp.CheckpointManagerOptions(
+            create=False, enable_async_checkpointing=False, multiprocessing_options=alone
+        )
+        return self._ocp.CheckpointManager(self.directory, options=options)
+
+    def _seen(self) -> dict[int, int]:
+        """Return ``{step: the first process that sees its checkpoint}``, newest first."""
+        seen = enumerate(sharding.exchange(" ".join(map(str, self.steps()))))
+        first: dict[int, int] = {}
+        for process, steps in seen:
+            for step in steps.split():
+                first.setdefault(int(step), process)
+        return dict(sorted(first.items(), reverse=True))
+
+    def _read(self, reader: Any, step: int, target: TrainState) -> Restored:
         args = self._ocp.args
-        notes = self._manager.restore(step, args=args.Composite(notes=args.JsonRestore())).notes
-        # First of all: a flipped bit in a config would read as a changed flag, one in a position as other data.
-        if notes.pop("sha256") != _digest(notes):
-            raise OSError("the checksum of its config, metrics and data position does not match")
-        check_config(notes["config"], self.config, may_change=self.may_change, where=str(self.directory))
-        kinds, wanted = notes["kinds"], _kinds(target)
-        for name in sorted(kinds.keys() | wanted.keys()):
-            if kinds.get(name) != wanted.get(name):
-                raise InputError(
-                    f"{self.directory}: {name} is {wanted.get(name, 'absent')} now, and {kinds.get(name, 'absent')} in "
-                    f"checkpoint {step}: another model or optimizer; give another --output-dir"
-                )
-        state = self._manager.restore(step, args=args.Composite(state=args.StandardRestore(target))).state
+
+        def read_notes() -> dict[str, Any]:
+            notes: dict[str, Any] = reader.restore(step, args=args.Composite(notes=args.JsonRestore())).notes
+            # First of all: a flipped bit in a config would read as a changed flag, one in a position as other data.
+            if notes.pop("sha256") != _digest(notes):
+                raise OSError("the checksum of its config, metrics and data position does not match")
+            check_config(notes["config"], self.config, may_change=self.may_change, where=str(self.directory))
+            kinds, wanted = notes["kinds"], _kinds(target)
+            for name in sorted(kinds.keys() | wanted.keys()):
+                if kinds.get(name) != wanted.get(name):
+                    raise InputError(
+                        f"{self.directory}: {name} is {wanted.get(name, 'absent')} now, and "
+                        f"{kinds.get(name, 'absent')} in checkpoint {step}: another model or optimizer; give another "
+                        "--output-dir"
+                    )
+            return notes
+
+        def read_state() -> TrainState:
+            state: TrainState = reader.restore(step, args=args.Composite(state=args.StandardRestore(target))).state
+            return state
+
+        notes, state = read_together(read_notes), read_together(read_state)
         found = fingerprint(state)
-        if wrong := [name for name in found if found[name] != notes["checksums"].get(name)]:
-            raise OSError(f"the checksum of {wrong[0]} does not match")
+
+        def verify() -> None:  # of what all processes have, each may have read another copy
+            if wrong := [name for name in found if found[name] != notes["checksums"].get(name)]:
+                raise OSError(f"the checksum of {wrong[0]} does not match")
+
+        read_together(verify)
         data = notes["data"]
         return Restored(state, step, data["position"], notes["config"], notes["metrics"], data["evaluation_due"])
 
-    def _set_aside(self, steps: list[int]) -> None:
+    def _set_aside(self, steps: Mapping[int, int]) -> None:
+        """Rename the checkpoints of these steps, each by the process it is given with."""
         if not steps:
             return
-        if jax.process_index() == 0:
-            for step in steps:
+        for step, process in steps.items():
+            if jax.process_index() == process:
                 again = (f"damaged-{step}-{number}" for number in itertools.count(2))
                 names = itertools.chain([f"damaged-{step}"], again)
                 free = next(name for name in names if not (self.directory / name).exists())
                 (self.directory / str(step)).rename(self.directory / free)
-        if jax.process_count() > 1:
-            from jax.experimental import multihost_utils
-
-            multihost_utils.sync_global_devices("jaxalign damaged checkpoints")
+        sharding.exchange("")  # the others wait for it
         self._manager.reload()
+        end = time.monotonic() + PATIENCE
+        while not steps.keys().isdisjoint(self.steps()) and time.monotonic() < end:
+            time.sleep(0.2)
+            self._manager.reload()
 
     def wait(self) -> None:
         """Wait until the last save is complete.
@@ -301,12 +339,6 @@ def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
     return flat
 
 
-def _passing(error: Exception) -> bool:
-    """Whether what failed is the machine, not the files: another try may read them."""
-    errnos = (errno.ENOMEM, errno.EMFILE, errno.ENFILE, errno.EACCES, errno.EPERM, errno.ESTALE)
-    return "RESOURCE_EXHAUSTED" in str(error) or (isinstance(error, OSError) and error.errno in errnos)
-
-
 def _kinds(tree: Any) -> dict[str, str]:
     """Return ``{path: "float32[8, 24]"}``."""
     leaves, _ = jax.tree_util.tree_flatten_with_path(tree)
@@ -328,9 +360,4 @@ def _cause(error: BaseException) -> str:
             if os.strerror(code) in str(seen):
                 return os.strerror(code)
         seen = seen.__cause__ or seen.__context__
-    return _line(error)
-
-
-def _line(error: BaseException) -> str:
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
+    return line(error)

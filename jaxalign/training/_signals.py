@@ -1,6 +1,7 @@
 """SIGTERM and SIGINT as a wish that a loop can ask about between steps."""
 
 import itertools
+import os
 import signal
 import threading
 from collections.abc import Callable
@@ -18,7 +19,8 @@ class StopRequest:
     """Between ``with`` and its end, the first SIGTERM or SIGINT only sets a flag; a second one acts as before.
 
     Handlers can be set in the main thread only; in another thread this asks for nothing. On several processes JAX's
-    own service listens to SIGTERM and agrees on one step for all, so that all save the same one; SIGINT is left alone.
+    own service listens to SIGTERM and agrees on one step for all, so that all save the same one: the first SIGINT is
+    handed on to it as SIGTERM, a second one ends the process whatever it waits for, a second SIGTERM does nothing.
 
     Args:
         asked: called when the wish arrives (with several processes, when they have agreed on the step).
@@ -30,9 +32,13 @@ class StopRequest:
         self._previous: dict[signal.Signals, Any] = {}
 
     def __enter__(self) -> Self:
-        if jax.process_count() == 1 and threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGTERM, signal.SIGINT):
-                self._previous[number] = signal.signal(number, self._receive)
+        if threading.current_thread() is not threading.main_thread():
+            return self
+        if jax.process_count() > 1:
+            self._previous[signal.SIGINT] = signal.signal(signal.SIGINT, _hand_on)
+            return self
+        for number in (signal.SIGTERM, signal.SIGINT):
+            self._previous[number] = signal.signal(number, self._receive)
         return self
 
     def __exit__(
@@ -60,3 +66,10 @@ class StopRequest:
         for number, handler in self._previous.items():
             signal.signal(number, handler)
         self._previous = {}
+
+
+def _hand_on(number: int, frame: FrameType | None) -> None:
+    """SIGINT to one of several processes, as the signal that JAX's service listens to."""
+    # Not Python's own: an exception would have to wait for the collective that this process is in.
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.kill(os.getpid(), signal.SIGTERM)

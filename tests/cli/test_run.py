@@ -98,6 +98,21 @@ def test_more_steps_and_other_saving_are_no_change(model, files, shell, tmp_path
     assert [row["step"] for row in rows(tmp_path)] == [1, 2, 3]
 
 
+def test_where_the_reference_is_computed_may_change(model, files, shell, tmp_path, caplog):
+    flags = [
+        "dpo", "--model", model, "--dataset", files["pairs"], "--batch-size", 4, "--mesh", "data=1", "--optimizer",
+        "sgd", "--learning-rate", 0.1,
+    ]  # fmt: skip
+    half, whole = tmp_path / "half", tmp_path / "whole"
+    assert shell(*flags, "--output-dir", whole, "--max-steps", 3)[0] == 0
+    assert shell(*flags, "--output-dir", half, "--max-steps", 1)[0] == 0
+    status, _, errors = shell(*flags, "--output-dir", half, "--max-steps", 3, "--reference-log-probs", "cached")
+    assert status == 0, errors
+    (said,) = [record.getMessage() for record in caplog.records if record.name.startswith("jaxalign")]
+    assert said.startswith(f"{half} goes on with --reference-log-probs cached (it was in_step): the same to rounding")
+    assert [row["loss"] for row in rows(half)] == pytest.approx([row["loss"] for row in rows(whole)], rel=FLOAT32)
+
+
 def test_other_rows_in_the_same_file_are_refused(model, shell, refused, tmp_path):
     path = toy.write_jsonl(tmp_path / "rows.jsonl", toy.demonstrations())
     flags = [

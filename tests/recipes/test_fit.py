@@ -1,6 +1,7 @@
 """``fit``: the check of the first loss, what is copied, kept, cached, resumed, refused and written."""
 
 import json
+import logging
 import math
 
 import jax
@@ -193,6 +194,43 @@ def test_a_run_continues_on_another_mesh(pairs, tmp_path):
     assert result.step == 4
     for found, expected in zip(*map(jax.tree.leaves, (result.params, whole.params)), strict=True):
         np.testing.assert_allclose(found, expected, rtol=FLOAT32, atol=FLOAT32 * float(np.abs(expected).max()))
+
+
+def test_how_a_step_is_computed_may_change_and_is_said(pairs, tmp_path, caplog):
+    sgd = OptimizerConfig(optimizer="sgd", learning_rate=0.1)
+    same = {"optimizer": sgd, "frozen_layers": 1}
+    whole = fit(pairs, options(max_steps=4, **same))
+    with caplog.at_level(logging.WARNING, "jaxalign.recipes"):
+        fit(pairs, options(max_steps=1, **same), directory=tmp_path)
+        fit(pairs, options(max_steps=2, **same), directory=tmp_path)
+        assert not caplog.records  # nothing but the length: bit for bit, and not a word
+        how = {"accumulation": 2, "remat": "full", "attention": "xla", "cache_trunk": True, "mesh": "data=2"}
+        result = fit(pairs, options(max_steps=4, **same, **how), directory=tmp_path)
+    assert result.step == 4
+    for found, expected in zip(*map(jax.tree.leaves, (result.params, whole.params)), strict=True):
+        np.testing.assert_allclose(found, expected, rtol=FLOAT32, atol=FLOAT32 * float(np.abs(expected).max()))
+    (record,) = caplog.records
+    assert record.getMessage() == (
+        f"{tmp_path} goes on with --accumulation 2 (it was 1), --attention xla (it was auto), --cache-trunk True (it "
+        "was False), --mesh data=2 (it was data=1), --remat full (it was none): the same to rounding, not bit for bit"
+    )
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"accumulation": 2, "batch_size": 8}, "--batch-size is 8, but .* was started with 4"),
+        ({"remat": "full", "dtype": "bfloat16"}, '--dtype is "bfloat16"'),
+        ({"mesh": "data=2", "seed": 1}, "--seed is 1"),
+        ({"packing": True}, "--packing is true"),
+        ({"pair_layout": "two_rows"}, "--pair-layout"),
+    ],
+    ids=lambda value: next(reversed(value)) if isinstance(value, dict) else "",
+)
+def test_what_a_step_computes_may_not_change(pairs, tmp_path, changes, message):
+    fit(pairs, options(max_steps=1), directory=tmp_path)
+    with pytest.raises(InputError, match=message):
+        fit(pairs, options(**changes), directory=tmp_path)
 
 
 def test_the_seed_decides_the_order(pairs):

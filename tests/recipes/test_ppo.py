@@ -156,6 +156,18 @@ def test_micro_batches_and_the_mesh_change_only_rounding(prompts, changes, tmp_p
         np.testing.assert_allclose(two, one, rtol=FLOAT32, atol=FLOAT32 * np.abs(one).max())
 
 
+def test_a_run_goes_on_with_other_micro_batches_and_sampled_in_other_parts(prompts, tmp_path):
+    common = {"minibatches": 1, "ppo_epochs": 1, "optimizer": SGD}
+    plain, rows = fit(prompts, settings(max_steps=2, **common), folder=tmp_path / "plain")
+    fit(prompts, settings(max_steps=1, **common), folder=tmp_path / "other")
+    changed = settings(max_steps=2, accumulation=2, sampling_batch=4, **common)
+    other, other_rows = fit(prompts, changed, folder=tmp_path / "other")
+    for name in ("loss", "objective/scores", "objective/kl", "grad_norm"):
+        np.testing.assert_allclose(other_rows[1][name], rows[1][name], rtol=FLOAT32, atol=FLOAT32, err_msg=name)
+    for one, two in zip(jax.tree.leaves(plain.params), jax.tree.leaves(other.params), strict=True):
+        np.testing.assert_allclose(two, one, rtol=FLOAT32, atol=FLOAT32 * np.abs(one).max())
+
+
 def test_a_shuffle_is_new_in_every_pass_and_nothing_is_left_out():
     key = jax.random.key(3)
     passes = [[minibatch_rows(key, 4 * epoch + part, 16, 4) for part in range(4)] for epoch in range(3)]

@@ -120,10 +120,14 @@ def joined(port, process, count, kind):
     initialize_distributed()  # once more changes nothing
     assert (jax.process_index(), jax.process_count()) == (process, count)
     from jaxalign.recipes import _shared
-    from jaxalign.sharding import parse_mesh, row_share
+    from jaxalign.sharding import exchange, parse_mesh, row_share
 
     assert row_share(parse_mesh("data=2")) == row_share(parse_mesh("fsdp=2")) == (process, 2)
     assert row_share(parse_mesh("tensor=2")) == (0, 1)
+
+    assert exchange("") == ["", ""]
+    assert exchange("né" * process) == ["", "né"]
+    assert exchange(f"{process}") == ["0", "1"]
 
     def raised(call):
         try:

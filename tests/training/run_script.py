@@ -14,6 +14,8 @@ parser.add_argument("folder", type=Path)
 parser.add_argument("--steps", type=int, default=20)
 parser.add_argument("--die", type=int, default=0, help="SIGKILL when the metrics of this step arrive")
 parser.add_argument("--term", type=int, default=0, help="SIGTERM when the metrics of this step arrive")
+parser.add_argument("--interrupt", type=int, default=0, help="SIGINT when the metrics of this step arrive")
+parser.add_argument("--alone", action="store_true", help="--interrupt the first process and no other")
 parser.add_argument("--hang", type=int, default=0, help="never return when the metrics of this step arrive")
 parser.add_argument("--step-timeout", type=float)
 parser.add_argument("--stop-deadline", type=float)
@@ -55,7 +57,10 @@ def observe(step, values):
             time.sleep(1)
     if step == options.term and jax.process_index() == 0:
         os.kill(os.getpid(), signal.SIGTERM)
-    if options.term and step > options.term and jax.process_count() > 1:
+    if step == options.interrupt and not (options.alone and jax.process_index()):
+        os.kill(os.getpid(), signal.SIGINT)
+    signalled = options.term or options.interrupt
+    if signalled and step > signalled and jax.process_count() > 1:
         # JAX looks for the signal once a second. The run must not be over by then: a process that hears of it after
         # another one has left waits three minutes for that one, and nothing was interrupted.
         time.sleep(0.25)

@@ -165,6 +165,21 @@ def test_a_damaged_newest_falls_back(saved, folder, damage, caplog):
     assert restore(folder).step == 6
 
 
+def test_the_second_damage_of_one_step_has_a_name_of_its_own(saved, folder):
+    """The first is kept as it was."""
+    for name in ("damaged-6", "damaged-6-2", "damaged-6-3"):
+        flip(folder, 6)
+        before = biggest(folder, 6).read_bytes()
+        restored = restore(folder)
+        assert restored.step == 4
+        assert biggest(folder, name).read_bytes() == before
+        with Checkpoints(folder, config=CONFIG, keep=3) as checkpoints:
+            assert checkpoints.steps() == [2, 4]
+        shutil.copytree(saved[0] / "6", folder / "6")
+    assert restore(folder).step == 6
+    assert sorted(path.name for path in folder.glob("damaged-*")) == ["damaged-6", "damaged-6-2", "damaged-6-3"]
+
+
 def test_all_damaged_is_an_error_and_touches_nothing(folder):
     for step in (2, 4, 6):
         lose(folder, step)

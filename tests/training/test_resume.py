@@ -68,29 +68,30 @@ def test_a_finished_run_does_nothing_more(whole, tmp_path):
     assert len(rows(tmp_path)) == 8
 
 
+def pair(folder, mesh, *arguments):
+    """Two processes of two devices, to their end; what they came to."""
+    with socket.socket() as server:
+        server.bind(("localhost", 0))
+        port = server.getsockname()[1]
+    common = ("--mesh", mesh, "--devices", 2, "--coordinator", f"localhost:{port}", "--processes", 2)
+    processes = [start(folder, *common, "--process", index, *arguments) for index in (0, 1)]
+    try:
+        for process in processes:
+            _, errors = process.communicate(timeout=300)
+            assert process.returncode == 0, errors
+    finally:  # one alone would wait for the other
+        for process in processes:
+            process.kill()
+    return json.loads((folder / "result.json").read_text())
+
+
 def test_two_processes_save_resume_and_agree(whole, tmp_path):
-    """Two processes of two devices: the same losses; stopped by SIGTERM to one of them, resumed on one process."""
-
-    def pair(mesh, *arguments):
-        with socket.socket() as server:
-            server.bind(("localhost", 0))
-            port = server.getsockname()[1]
-        common = ("--mesh", mesh, "--devices", 2, "--coordinator", f"localhost:{port}", "--processes", 2)
-        processes = [start(tmp_path, *common, "--process", index, *arguments) for index in (0, 1)]
-        try:
-            for process in processes:
-                _, errors = process.communicate(timeout=300)
-                assert process.returncode == 0, errors
-        finally:  # one alone would wait for the other
-            for process in processes:
-                process.kill()
-        return json.loads((tmp_path / "result.json").read_text())
-
-    first = pair("data=2,fsdp=2", "--term", 6)
+    """The same losses; stopped by SIGTERM to one of them, resumed on one process."""
+    first = pair(tmp_path, "data=2,fsdp=2", "--term", 6)
     assert first["interrupted"]
     assert 7 <= first["step"] < 20
     # Now the processes differ along tensor only: both hold every row.
-    second = pair("tensor=4", "--steps", 16)
+    second = pair(tmp_path, "tensor=4", "--steps", 16)
     assert (second["start"], second["step"]) == (first["step"], 16)
     last = run(tmp_path, "--mesh", "fsdp=1")
     assert (last["start"], last["step"]) == (16, 20)
@@ -101,3 +102,36 @@ def test_two_processes_save_resume_and_agree(whole, tmp_path):
         for name in ("loss", "grad_norm", "accuracy"):
             assert after[name] == pytest.approx(before[name], rel=FLOAT32)
     assert table[-1]["loss"] == pytest.approx(expected[-1]["loss"], rel=1e3 * FLOAT32)
+
+
+@pytest.mark.parametrize("who", [["--alone"], []], ids=["one", "both"])
+def test_ctrl_c_on_several_processes_saves_and_exits_cleanly(tmp_path, who):
+    result = pair(tmp_path, "fsdp=4", "--interrupt", 6, *who)
+    assert result["interrupted"]
+    assert 7 <= result["step"] < 20
+    again = pair(tmp_path, "fsdp=4", "--steps", 16)
+    assert (again["start"], again["step"]) == (result["step"], 16)
+    assert [row["step"] for row in rows(tmp_path)] == list(range(1, 17))
+
+
+def test_a_second_ctrl_c_ends_one_of_several_processes_at_once():
+    program = """
+import os, signal
+import jax
+from jaxalign.training._signals import StopRequest
+jax.process_count = lambda: 2
+signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+with StopRequest():
+    os.kill(os.getpid(), signal.SIGINT)
+    print("goes on", flush=True)
+    try:
+        os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        print("cleans up", flush=True)
+"""
+    found = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60,
+        env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
+    )  # fmt: skip
+    assert found.returncode == -signal.SIGINT
+    assert found.stdout.split("\n")[:-1] == ["asked", "goes on"]
