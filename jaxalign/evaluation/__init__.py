@@ -14,7 +14,13 @@ from jaxalign.evaluation._frontier import (
     interpolate_reward_at_kl,
     reward_difference_at_kl,
 )
-from jaxalign.evaluation._frontier_area import FrontierArea, frontier_area, pareto_front
+from jaxalign.evaluation._frontier_area import (
+    AreaDifference,
+    FrontierArea,
+    frontier_area,
+    frontier_area_difference,
+    pareto_front,
+)
 from jaxalign.evaluation._human_study import HumanStudy, human_studies, human_study, human_study_rows
 from jaxalign.evaluation._judged import JudgedPair, WinRatePoint, read_judged, win_rate_points, win_rate_rows
 from jaxalign.evaluation._judged_tables import judge_agreement_rows, paired_test_rows, pairwise_rows
@@ -54,6 +60,7 @@ from jaxalign.evaluation._wilson import wilson_interval
 from jaxalign.evaluation._wins import Outcome, TieRule, WinRate, win_rate
 
 __all__ = [
+    "AreaDifference",
     "Calibration",
     "CalibrationBin",
     "FrontierArea",
@@ -89,6 +96,7 @@ __all__ = [
     "difference_rows",
     "distinct_n",
     "frontier_area",
+    "frontier_area_difference",
     "frontier_area_rows",
     "frontier_rows",
     "html_report",
