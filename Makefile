@@ -42,10 +42,10 @@ endif
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 demo: check-accelerator
-	$(BIN)/python -m experiments.imdb_sentiment --preset smollm2 --output-dir runs/demo
+	$(BIN)/python -m experiments.imdb_sentiment --preset demo --output-dir runs/demo
 
 demo-frontier: check-accelerator
-	$(BIN)/python -m experiments.imdb_sentiment --preset glassllm --output-dir runs/demo-frontier
+	$(BIN)/python -m experiments.imdb_sentiment --preset mini --output-dir runs/demo-frontier
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/parity tests
