@@ -1,4 +1,4 @@
-"""Claims and verdicts of the sentiment study on measurements made by hand: who wins, what ties, which way a sign goes."""
+"""Claims and verdicts of the sentiment study on measurements made by hand: who wins, what ties, where a sign points."""
 
 import dataclasses
 from types import SimpleNamespace
