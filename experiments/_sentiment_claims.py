@@ -1,6 +1,9 @@
 """What the sentiment study found: the paper's statements, each with a statistic over seeds and prefixes."""
 
+import dataclasses
+import re
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
@@ -15,6 +18,7 @@ __all__ = ["ABLATION", "BASELINES", "ablation_curves", "ablation_rows", "best_po
 BASELINES = ("PPO", "PPO-GT", "Preferred-FT", "Unlikelihood")
 FIGURE = "Rafailov et al. 2023, figure 2 left"
 ABLATION = (DPO, UNWEIGHTED, OTHER_PAIRS)
+_ABOVE = "DPO's frontier lies above that of"
 _OVER = "interval over training seeds and held-out prefixes"
 _PANELS = {
     "pairs of words repeated (share)": lambda one: float(np.mean(one.repetition)),
@@ -23,26 +27,36 @@ _PANELS = {
 }
 
 
-def claims(study: Study, start: Measurement, results: Mapping[Method, Run]) -> list[Claim]:
-    """Every statement that the study's runs decide."""
+def claims(
+    study: Study, start: Measurement, results: Mapping[Method, Run], *, calibration: Mapping[str, Any] | None = None
+) -> list[Claim]:
+    """Every statement that the study's runs decide; ``calibration`` is the reward model's on held-out preferences."""
     found = [*_best_reward(results), *_areas(study, start, results)]
+    if calibration is not None and calibration["low"] <= 0.5:
+        why = (
+            f"says little of PPO: its reward model orders held-out preferences no better than chance (accuracy "
+            f"{calibration['accuracy']:.3f} [{calibration['low']:.3f}, {calibration['high']:.3f}])"
+        )
+        learned = ("DPO reaches a higher reward than PPO does with a learned reward", f"{_ABOVE} PPO")
+        found = [dataclasses.replace(claim, why=why) if claim.claim in learned else claim for claim in found]
     dpo, unweighted, other = (_group(results, name) for name in ABLATION)
     at = f"at beta {study.dpo_seeds_at:g}, after the last update"
     if dpo and unweighted:
         for claim, name, unit in (
             ("texts repeat themselves more", "repetition", "share of pairs of words that a text had before"),
-            ("text leaves the reference's", "log_perplexity", "nats a token under the start model"),
+            ("text is less likely under the reference", "log_perplexity", "nats a token under the start model"),
         ):
             interval, by_seed = difference_over_seeds(_rows(unweighted, name), _rows(dpo, name))
-            found.append(
-                Claim(
-                    claim=f"Weighing is important: without the weight of DPO's gradient {claim}",
-                    source="Rafailov et al. 2023, section 4 and appendix table 3",
-                    statistic=f"without the weight minus DPO {at}, {unit}; {_OVER}",
-                    found=interval,
-                    by_seed=by_seed,
-                )
+            means = [float(_rows(group, name).mean()) for group in (dpo, unweighted)]
+            own = Claim(
+                claim=f"Weighing is important: without the weight of DPO's gradient {claim}",
+                source="Rafailov et al. 2023, section 4 and appendix table 3",
+                statistic=f"without the weight minus DPO {at}, {unit}; {_OVER}",
+                found=interval,
+                by_seed=by_seed,
             )
+            why = f"after {study.steps} updates: DPO {means[0]:.4f}, without the weight {means[1]:.4f}"
+            found.append(own if own.verdict == "holds" else dataclasses.replace(own, why=why))
     if other:
         rows = _rows(other, "judge")
         interval, by_seed = difference_over_seeds(rows, np.tile(start.by_prefix("judge"), (len(rows), 1)))
@@ -50,7 +64,7 @@ def claims(study: Study, start: Measurement, results: Mapping[Method, Run]) -> l
             Claim(
                 claim="DPO can use another model's pairs",
                 source="Rafailov et al. 2023, section 4",
-                statistic=f"independent judge's P(positive), DPO on {_whose(study)} pairs {at} minus start; {_OVER}",
+                statistic=f"independent judge's P(positive), DPO on pairs of {_whose(study)} {at} minus start; {_OVER}",
                 found=interval,
                 by_seed=by_seed,
             )
@@ -170,10 +184,11 @@ def _areas(study: Study, start: Measurement, results: Mapping[Method, Run]) -> l
             for place, run in enumerate(dpo)
         ]
         area = evaluation.frontier_area_difference(runs, DPO, name, kl_range=budgets, seed=study.seed)
-        versus = f"{against[0].label.removesuffix(', seed 0')}, seed against seed" if paired else f"all {name} runs"
+        setting = re.sub(r",? ?seed \d+$", "", against[0].label)
+        versus = f"{setting}, seed against seed" if paired else f"all {name} runs"
         found.append(
             Claim(
-                claim=f"DPO's frontier lies above that of {name}",
+                claim=f"{_ABOVE} {name}",
                 source=FIGURE,
                 statistic=f"mean best true reward within {budgets[0]:g} to {budgets[1]:g} nats, "
                 f"{seeded(list(results), DPO)[0].label} minus {versus}; {_OVER}",
@@ -211,4 +226,4 @@ def _percent(interval: Interval) -> Interval:
 
 def _whose(study: Study) -> str:
     other = study.ablations.other_model
-    return "the model's before its fine-tuning" if other == "base" else f"{other}'s"
+    return "the model before its fine-tuning" if other == "base" else other

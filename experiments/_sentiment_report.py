@@ -64,7 +64,7 @@ def write(
     accuracy = [{"rater": rater, **values} for rater, values in assets.accuracy.items()]
     parts.table("Raters on held-out text (accuracy)", accuracy)
 
-    claims = found_claims.claims(study, one, results) if study.compare_at else []
+    claims = found_claims.claims(study, one, results, calibration=assets.calibration) if study.compare_at else []
     result = Result(
         experiment="imdb_sentiment",
         preset=preset,
@@ -266,13 +266,16 @@ def _point_rows(study: Study, method: Method, measured: Measurement) -> list[dic
 def _front_rows(measured: Sequence[FrontierPoint], points: Sequence[FrontierPoint]) -> list[dict[str, object]]:
     """Each method's Pareto front, and which of it stands on the front of all (Best-of-N at its bound among them)."""
     joint = {id(point) for point in evaluation.pareto_front(points)}
+    first: dict[tuple[str, float, float], FrontierPoint] = {}
+    for point in measured:  # all settings start at one point, and a target that never binds repeats another's run
+        first.setdefault((point.method, point.kl.estimate, point.reward.estimate), point)
     return [
         {
             "method": point.method, "setting": point.setting, "step": point.step, "KL (nats/sequence)": point.kl,
             "reward": point.reward, "on the front of all": "yes" if id(point) in joint else "no",
         }
         for name in dict.fromkeys(point.method for point in measured)
-        for point in evaluation.pareto_front([point for point in measured if point.method == name])
+        for point in evaluation.pareto_front([point for point in first.values() if point.method == name])
     ]  # fmt: skip
 
 
@@ -338,8 +341,9 @@ def _remarks(study: Study, own: Mapping[Method, Run]) -> list[str]:
         remarks.append(
             "PPO raises the learned reward, PPO-GT the true one; the tables show the true reward and a judge that "
             "neither saw, where a policy that games its reward shows."
-            + (f" No PPO run went beyond {far:.1f} nats: the targets {', '.join(short)} were not reached in "
-               f"{study.rlhf.updates} updates." if short else "")
+            + (f" No PPO run went beyond {far:.1f} nats in {study.rlhf.updates} updates (not reached: KL "
+               f"{', '.join(short)})." if short else "")
+            + _alike(rlhf)
         )  # fmt: skip
         if study.rlhf.reward_extra_prompts:
             remarks.append(
@@ -348,6 +352,15 @@ def _remarks(study: Study, own: Mapping[Method, Run]) -> list[str]:
     if study.model == "glassllm":
         remarks.append("Text of a model of 0.85M parameters is garbled: this shows the methods, not fluency.")
     return remarks
+
+
+def _alike(runs: Mapping[Method, Run]) -> str:
+    """Says which runs came out the same: their coefficient never differed."""
+    ends: dict[tuple[float, ...], list[str]] = {}
+    for method, run in runs.items():
+        ends.setdefault(tuple(run.last.kl), []).append(method.label)
+    same = ["; ".join(labels) for labels in ends.values() if len(labels) > 1]
+    return f" The same run under several targets, which never bound: {' / '.join(same)}." if same else ""
 
 
 def _report(result: Result, samples: str) -> str:
@@ -367,7 +380,7 @@ def _claim_row(claim: Claim) -> dict[str, object]:
     by_seed = ", ".join(f"{value:+.3f}" for value in claim.by_seed)
     return {
         "claim": claim.claim, "statistic": claim.statistic, "found": claim.found, "by seed": by_seed,
-        "verdict": claim.verdict,
+        "verdict": claim.verdict, "why": claim.why,
     }  # fmt: skip
 
 

@@ -56,10 +56,16 @@ def test_a_claim_is_positive_where_the_paper_is_right():
     # A frontier through (0, 0), (1, r / 2) and (3, r) has the mean height 7 r / 12; r is 1 more in each seed.
     area = verdicts["DPO's frontier lies above that of Preferred-FT"]
     assert area.by_seed == pytest.approx([7 / 12] * 3, abs=1e-3)
-    perplexity = next(claim for name, claim in verdicts.items() if "leaves the reference" in name)
+    perplexity = next(claim for name, claim in verdicts.items() if "less likely under" in name)
     assert (perplexity.verdict, perplexity.found.estimate) == ("holds", pytest.approx(1.0, abs=FLOAT64))
     repeated = next(claim for name, claim in verdicts.items() if "repeat themselves" in name)
     assert (repeated.verdict, repeated.found.estimate) == ("undecided", 0.0)
+    assert "DPO 0." in repeated.why
+    assert not perplexity.why
+    assert not reward.why
+    chance = {"accuracy": 0.51, "low": 0.48, "high": 0.55}
+    blamed = {claim.claim for claim in claims(STUDY, start, results, calibration=chance) if "chance" in claim.why}
+    assert blamed == {reward.claim, "DPO's frontier lies above that of PPO"}
     other = verdicts["DPO can use another model's pairs"]
     assert (other.verdict, other.found.estimate) == ("holds", pytest.approx(0.2, abs=FLOAT64))
 
