@@ -44,11 +44,14 @@ endif
 # Only the tokenizers of transformers are used: that it finds no PyTorch is no news.
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
+# Runs that differ in a seed share their compiled programs.
+demo demo-frontier: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/compiled
+
 demo: check-accelerator
-	$(BIN)/python -m experiments.imdb_sentiment --preset smollm2 --output-dir runs/demo
+	$(BIN)/python -m experiments.imdb_sentiment --preset demo --output-dir runs/demo
 
 demo-frontier: check-accelerator
-	$(BIN)/python -m experiments.imdb_sentiment --preset glassllm --output-dir runs/demo-frontier
+	$(BIN)/python -m experiments.imdb_sentiment --preset mini --output-dir runs/demo-frontier
 
 # One after another: each takes all cores. A run that is killed goes on where it was.
 EXPERIMENTS := imdb_sentiment tldr_summarization hh_dialogue human_vs_judge coh_summarization coh_dialogue model_scaling \

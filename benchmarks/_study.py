@@ -7,16 +7,25 @@ from rich.console import Console
 from scipy.stats import t as student
 
 from experiments._sentiment import Study
+from experiments._sentiment_rlhf import RLHF
 from experiments._sentiment_start import Assets, prepare
 from experiments._stages import Stages
-from experiments.imdb_sentiment import PRESETS
 
-FOLDER = Path("runs/demo-frontier")
-STUDY: Study = PRESETS["glassllm"]
+FOLDER = Path("runs/sentiment-study")
+# Larger than the experiment's "mini": what these benchmarks compare shows on a reward model of enough pairs.
+STUDY = Study(
+    model="glassllm",
+    prompts=1024,
+    held_out_samples=4,
+    max_new_tokens=48,
+    sampling_batch=256,
+    sft_steps=300,
+    rlhf=RLHF(targets=(6.0,), reward_extra_prompts=1100),
+)
 
 
 def load(folder: Path) -> Assets:
-    """Read the ``glassllm`` study's stages from ``folder``; what is missing is computed and kept there (minutes)."""
+    """Read the study's stages from ``folder``; what is missing is computed and kept there (minutes)."""
     return prepare(STUDY, Stages(folder / "stages", console=Console(stderr=True)))
 
 

@@ -3,10 +3,10 @@
     python -m benchmarks.reward_frozen                      (glassllm, the sentiment study's preferences, 3 seeds)
     python -m benchmarks.reward_frozen --shape smollm2      (random weights of SmolLM2-135M's shape: memory and speed)
 
-glassllm: what ``experiments.imdb_sentiment --preset glassllm`` trains its reward model on, read from ``--study`` (what
-is not there is computed and kept there), with its settings. The last eighth of the prefixes is the test; the checkpoint
-is chosen by accuracy on the eighth before it. A seed decides the score head and the data's order. smollm2: 8 pairs of
-64 prompt and 64 answer tokens a step.
+glassllm: the preferences of ``benchmarks._study``, made as ``experiments.imdb_sentiment`` makes its own, read from
+``--study`` (what is not there is computed and kept there), with its settings. The last eighth of the prefixes is the
+test; the checkpoint is chosen by accuracy on the eighth before it. A seed decides the score head and the data's order.
+smollm2: 8 pairs of 64 prompt and 64 answer tokens a step.
 
 Every run is a process of its own, the kinds in turn. "cached": the frozen layers' activations are computed once, before
 the first step (``cache_trunk``), otherwise in every step. Columns: median step, wall clock and CPU; what the process

@@ -20,9 +20,48 @@ from jaxalign.models import ModelConfig
 from jaxalign.recipes import FitConfig, PreferenceObjective
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["Measurement", "Method", "Raters", "Study", "fine_tune", "measure", "preference_examples", "sample", "train"]
+__all__ = [
+    "DPO",
+    "OTHER_PAIRS",
+    "UNWEIGHTED",
+    "Ablations",
+    "Measurement",
+    "Method",
+    "Raters",
+    "Study",
+    "Sweep",
+    "fine_tune",
+    "measure",
+    "preference_examples",
+    "sample",
+    "train",
+]
 
 Params = Any
+DPO, UNWEIGHTED, OTHER_PAIRS = "DPO", "DPO without its weight", "DPO on other pairs"
+"""Names of methods that an ablation sets side by side."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Sweep:
+    """Policies over the temperature they are sampled at, and methods against one another; none, no such part."""
+
+    temperatures: tuple[float, ...] = ()
+    """Where DPO, PPO, Preferred-FT and the start model are sampled."""
+    tie: float = 0.05
+    """Two continuations whose P(positive) differs by less are a tie."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Ablations:
+    """Two questions about DPO, each at ``Study.dpo_seeds_at``; no seeds, no such part."""
+
+    unweighted_seeds: tuple[int, ...] = ()
+    """Runs whose gradient has 1 where DPO's has the weight sigmoid(r_l - r_w)."""
+    other_model: str = "base"
+    """Whose samples the other pairs are: "base" is the model before its fine-tuning on reviews, else as ``model``."""
+    other_seeds: tuple[int, ...] = ()
+    """Runs on those pairs."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -75,6 +114,10 @@ class Study:
     """Steps between points on a method's curve."""
     dpo_betas: tuple[float, ...] = (0.1,)
     """DPO runs."""
+    dpo_seeds: tuple[int, ...] = (0,)
+    """Seeds of the run at ``dpo_seeds_at``; the other betas have the first alone."""
+    dpo_seeds_at: float = 0.1
+    """The beta that is run with every seed, and that the ablations are at."""
     preferred_ft_seeds: tuple[int, ...] = (0,)
     """Preferred-FT runs; it has no hyper-parameter, so several seeds stand where others have several settings."""
     unlikelihood_alphas: tuple[float, ...] = ()
@@ -85,6 +128,10 @@ class Study:
     """KLs (nats a sequence) at which methods are compared."""
     rlhf: RLHF = field(default_factory=RLHF)
     """Reward modelling and PPO."""
+    sweep: Sweep = field(default_factory=Sweep)
+    """Win rates between the policies."""
+    ablations: Ablations = field(default_factory=Ablations)
+    """What DPO's gradient and its data are worth."""
     seed: int = 0
     """Of everything."""
 
@@ -98,6 +145,13 @@ class Method:
     objective: PreferenceObjective | PPO
     seed: int
     """Of the data order, and of PPO's rollouts."""
+    repeat: bool = False
+    """A further seed of a run: for intervals over training, not on the figure."""
+
+    @property
+    def label(self) -> str:
+        """Its name in tables."""
+        return f"{self.name} {self.setting}".strip()
 
 
 @dataclass(frozen=True)
@@ -117,7 +171,9 @@ class Measurement:
     prompt: list[int]
     """Which prefix the sample continues."""
     kl: list[float]
-    """log pi - log start of the whole sample, nats."""
+    """log pi - log start of the whole sample (k1), nats."""
+    kl_k3: list[float]
+    """The same divergence by the estimator that is never negative (``evaluation.sequence_kl``)."""
     reward: list[float]
     judge: list[float]
     log_perplexity: list[float]
@@ -132,6 +188,7 @@ class Measurement:
             "judge P(positive)": float(np.mean(self.judge)),
             "start-model perplexity": float(np.exp(np.average(self.log_perplexity, weights=weights))),
             "distinct-2": evaluation.distinct_n(self.texts, 2),
+            "repeated-2": float(np.mean(self.repetition)),
             "tokens": float(np.mean(weights)),
         }
 
@@ -149,6 +206,11 @@ class Measurement:
             extras=self.extras(),
             seed=seed,
         )
+
+    @property
+    def repetition(self) -> np.ndarray:
+        """Of every sample's pairs of words, the share that it had before."""
+        return evaluation.repetition(self.texts, n=2)
 
     def by_prefix(self, name: str) -> np.ndarray:
         """A value of every prefix, its samples averaged."""
@@ -219,12 +281,13 @@ def sample(
     return samples, texts
 
 
-def preference_examples(prompts: Sequence[Prompt], samples: sampling.Samples, rewards: np.ndarray) -> list[Example]:
+def preference_examples(
+    prompts: Sequence[Prompt], responses: Sequence[list[int]], rewards: np.ndarray
+) -> list[Example]:
     """One example a prefix: all its samples behind the shared prefix, a pair for each two of different reward.
 
     Every sample is computed once, however many pairs it is in. A prefix whose samples all tie is left out.
     """
-    responses = samples.responses()
     each = len(responses) // len(prompts)
     examples = []
     for index, prompt in enumerate(prompts):
@@ -307,6 +370,7 @@ def measure(
         step=step,
         prompt=[index // each for index in range(len(texts))],
         kl=kl.k1_per_sequence.tolist(),
+        kl_k3=kl.k3_per_sequence.tolist(),
         reward=sampling.score_texts(raters.reward, openings, texts).tolist(),
         judge=sampling.score_texts(raters.judge, openings, texts).tolist(),
         log_perplexity=(-reference.sum(axis=1) / lengths).tolist(),

@@ -29,7 +29,9 @@ class RLHF:
     targets: tuple[float, ...] = ()
     """KLs (nats a response) that PPO and PPO-GT are run for."""
     seeds: tuple[int, ...] = (0,)
-    """Seeds of the runs at ``seeds_at``; the other targets have the first alone."""
+    """Seeds of the PPO run at ``seeds_at``; the other targets have the first alone."""
+    true_seeds: tuple[int, ...] = (0,)
+    """The same of PPO-GT, which raises the true reward."""
     seeds_at: float = 6.0
     """The target that is run with every seed."""
     reward_extra_prompts: int = 0
@@ -52,6 +54,8 @@ class RLHF:
     """Optimizer steps of a pass."""
     learning_rate: float = 3e-4
     """Of Adam, for policy and critic."""
+    points: int = 4
+    """Measurements along a run, the last at its end."""
     kl_coefficient: float = 0.3
     """Where the adaptive coefficient starts."""
     kl_horizon: float = 320.0
@@ -167,7 +171,7 @@ def train_ppo(
         stop_tokens=[token for token in (tokenizer.eos_token_id,) if token is not None],
         reference=reference,
         evaluate=evaluate_after,
-        evaluate_every=max(1, settings.updates // 4),
+        evaluate_every=max(1, -(-settings.updates // settings.points)),
         report=report,
     )
     if result.interrupted:

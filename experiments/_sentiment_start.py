@@ -5,6 +5,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
+from experiments._command import FirstBatch
 from experiments._sentiment import Raters, Study, demonstrations, fine_tune, preference_examples, sample
 from experiments._sentiment_rlhf import load_reward, save_reward, train_reward
 from experiments._stages import ARRAYS, JSON, TREE, Stages, digest
@@ -15,7 +18,7 @@ from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.training import fingerprint
 
-__all__ = ["Assets", "prepare", "reward_inputs"]
+__all__ = ["Assets", "first_batch", "load_model", "load_reviews", "other_preferences", "prepare", "reward_inputs"]
 
 Params = Any
 
@@ -60,7 +63,7 @@ def prepare(study: Study, stages: Stages) -> Assets:
       InputError: more prefixes asked for than there are.
     """
     reviews, raters, accuracy = _raters(study, stages)
-    config, base, tokenizer = _model(study)
+    config, base, tokenizer = load_model(study.model)
     texts = reviews.prompts.texts
     if study.reward != "packaged":  # a foreign reward leaves its part of the reviews unused
         texts += reviews.reward.texts
@@ -135,7 +138,8 @@ TRAINING = ("frozen_layers", "steps", "prompts_per_step", "learning_rate", "warm
 
 def _study_inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """What decides a stage's result: the study without the lists of runs, so that adding one keeps the others."""
-    apart = ("dpo_betas", "preferred_ft_seeds", "unlikelihood_alphas", "compare_at", "rlhf", *without)
+    runs = ("dpo_betas", "dpo_seeds", "dpo_seeds_at", "preferred_ft_seeds", "unlikelihood_alphas")
+    apart = (*runs, "compare_at", "rlhf", "sweep", "ablations", *without)
     return {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
 
 
@@ -145,16 +149,22 @@ def reward_inputs(study: Study) -> dict[str, Any]:
     return {name: value for name, value in values if name.startswith("reward_")} | {"frozen": study.frozen_layers}
 
 
+def load_reviews(study: Study) -> Any:
+    """Reviews in four parts, packaged or a hub's."""
+    if study.reviews == "packaged":
+        from experiments.assets import movie_reviews
+
+        return movie_reviews.load_movie_reviews(study.seed)
+    from experiments.assets import hub
+
+    return hub.load_reviews(study.reviews, study.seed)
+
+
 def _raters(study: Study, stages: Stages) -> tuple[Any, Raters, dict[str, dict[str, float]]]:
     """Reviews in four parts, the reward and the judge fitted on disjoint ones, and their held-out accuracy."""
-    from experiments.assets import movie_reviews, sentiment
+    from experiments.assets import sentiment
 
-    if study.reviews == "packaged":
-        reviews = movie_reviews.load_movie_reviews(study.seed)
-    else:
-        from experiments.assets import hub
-
-        reviews = hub.load_reviews(study.reviews, study.seed)
+    reviews = load_reviews(study)
     reward: Any
     if study.reward == "packaged":
         reward = sentiment.fit_or_load(sentiment.TfidfReward, reviews.reward, reviews.reward_sentences, stages)
@@ -176,17 +186,18 @@ def _raters(study: Study, stages: Stages) -> tuple[Any, Raters, dict[str, dict[s
     return reviews, Raters(reward=reward, judge=judge.probability), accuracy
 
 
-def _model(study: Study) -> tuple[Any, Any, Any]:
-    if study.model == "smollm2":
+def load_model(name: str) -> tuple[Any, Any, Any]:
+    """Config, parameters and tokenizer of a packaged model, a folder or a hub id."""
+    if name == "smollm2":
         from experiments.assets import smollm2
 
         return smollm2.load()
-    if study.model == "glassllm":
+    if name == "glassllm":
         from experiments.assets import glassllm
 
         return glassllm.load()
-    config, params = models.load_pretrained(study.model, dtype="float32")
-    return config, params, recipes.load_tokenizer(study.model)
+    config, params = models.load_pretrained(name, dtype="float32")
+    return config, params, recipes.load_tokenizer(name)
 
 
 def _preferences(
@@ -221,4 +232,53 @@ def _preferences(
 
     kept = stages.stage(name, known, compute, *ARRAYS)
     rewards = kept.pop("rewards")
-    return preference_examples(prompts, sampling.Samples(**kept), rewards)
+    return preference_examples(prompts, sampling.Samples(**kept).responses(), rewards)
+
+
+def other_preferences(study: Study, stages: Stages, assets: Assets) -> list[Example]:
+    """The training prefixes with the pairs of another model's samples, as this model's tokens."""
+    tokenizer = assets.tokenizer
+
+    def compute(report: Any) -> dict[str, Any]:
+        config, params, own = assets.config, assets.base, tokenizer
+        if study.ablations.other_model != "base":
+            config, params, own = load_model(study.ablations.other_model)
+        prompts = [
+            dataclasses.replace(prompt, ids=tuple(own.encode(prompt.text, add_special_tokens=False)))
+            for prompt in assets.training
+        ]
+        each = study.samples_per_prompt
+        samples, texts = sample(config, params, own, prompts, study, each=each, seed=study.seed + 3, report=report)
+        openings = [prompt.opening for prompt in prompts for _ in range(each)]
+        responses = []
+        for text, finished in zip(texts, np.asarray(samples.finished).tolist(), strict=True):
+            ids = tokenizer.encode(text, add_special_tokens=False)[: study.max_new_tokens]
+            responses.append([*ids, tokenizer.eos_token_id] if finished or not ids else ids)
+        rewards = sampling.score_texts(assets.raters.reward, openings, texts)
+        return {"responses": responses, "rewards": rewards.tolist()}
+
+    inputs = assets.sampled | {"model": study.ablations.other_model}
+    found = stages.stage("other-preferences", inputs, compute, *JSON)
+    return preference_examples(assets.training, found["responses"], np.asarray(found["rewards"]))
+
+
+def first_batch(study: Study) -> FirstBatch:
+    """The pairs of an update, sampled from the model as it is published: its fine-tuning would take minutes."""
+    from experiments.assets import sentiment
+
+    reviews = load_reviews(study)
+    config, params, tokenizer = load_model(study.model)
+    prompts = prefix_prompts(tokenizer, reviews.prompts.texts, study.seed, chat=study.chat, lead=study.lead)
+    prompts = prompts[: study.prompts_per_step]
+    each = study.samples_per_prompt
+    samples, texts = sample(
+        config, params, tokenizer, prompts, study, each=each, seed=study.seed, report=lambda done, total, note="": None
+    )
+    rater: Any = sentiment.TfidfReward.fit(reviews.reward.take(1000), reviews.reward_sentences.take(1000))
+    rewards = sampling.score_texts(rater, [prompt.opening for prompt in prompts for _ in range(each)], texts)
+    note = (
+        f"{len(prompts)} prefixes with {each} samples each, all ordered pairs of them"
+        + (", sampled before the fine-tuning on reviews" if study.sft_steps else "")
+        + "; ordered by a reward fitted on 1,000 reviews alone"
+    )
+    return FirstBatch(preference_examples(prompts, samples.responses(), rewards), tokenizer, note)

@@ -14,7 +14,13 @@ from jaxalign.evaluation._frontier import (
     interpolate_reward_at_kl,
     reward_difference_at_kl,
 )
-from jaxalign.evaluation._frontier_area import FrontierArea, frontier_area, pareto_front
+from jaxalign.evaluation._frontier_area import (
+    AreaDifference,
+    FrontierArea,
+    frontier_area,
+    frontier_area_difference,
+    pareto_front,
+)
 from jaxalign.evaluation._human_study import HumanStudy, human_studies, human_study, human_study_rows
 from jaxalign.evaluation._judged import JudgedPair, WinRatePoint, read_judged, win_rate_points, win_rate_rows
 from jaxalign.evaluation._judged_tables import judge_agreement_rows, paired_test_rows, pairwise_rows
@@ -60,6 +66,7 @@ from jaxalign.evaluation._wins import Outcome, TieRule, WinRate, win_rate
 __all__ = [
     "FIGURE_COLOURS",
     "FIGURE_STYLE",
+    "AreaDifference",
     "Calibration",
     "CalibrationBin",
     "FrontierArea",
@@ -97,6 +104,7 @@ __all__ = [
     "distinct_n",
     "distinct_n_interval",
     "frontier_area",
+    "frontier_area_difference",
     "frontier_area_rows",
     "frontier_rows",
     "html_report",

@@ -1,6 +1,6 @@
 """Which policies are worth having, and one number a method: the Pareto front, the area under the frontier."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +9,7 @@ from jaxalign.errors import InputError
 from jaxalign.evaluation._bootstrap import Interval, interval_of
 from jaxalign.evaluation._frontier import FrontierPoint, envelopes
 
-__all__ = ["FrontierArea", "frontier_area", "pareto_front"]
+__all__ = ["AreaDifference", "FrontierArea", "frontier_area", "frontier_area_difference", "pareto_front"]
 
 _STEPS = 100
 
@@ -65,30 +65,98 @@ def frontier_area(
         InputError: no run, an empty range, or runs that lack a method.
         ValueError: as ``interpolate_reward_at_kl``.
     """
+    measured = _envelopes_of(runs, kl_range, resamples, seed)
+    found = []
+    for method in dict.fromkeys(point.method for point in runs[0]):
+
+        def area(curves: dict[str, np.ndarray], method: str = method) -> np.ndarray:
+            return _mean_height(curves[method])
+
+        interval, _ = _over_runs(measured, area, len(runs[0][0].kl_per_prompt), level, seed)
+        reached = all(far[method][-1] for _, _, far in measured)
+        found.append(FrontierArea(method, kl_range, interval, len(runs), reached))
+    return found
+
+
+@dataclass(frozen=True)
+class AreaDifference:
+    """``method`` minus ``baseline`` in mean best reward over a range of KL budgets."""
+
+    method: str
+    baseline: str
+    kl_range: tuple[float, float]
+    difference: Interval
+    """In units of reward."""
+    by_run: tuple[float, ...]
+    method_reached: bool
+    """As ``FrontierArea.reached``."""
+    baseline_reached: bool
+
+
+def frontier_area_difference(
+    runs: Sequence[Sequence[FrontierPoint]],
+    method: str,
+    baseline: str,
+    *,
+    kl_range: tuple[float, float],
+    level: float = 0.95,
+    resamples: int = 1_000,
+    seed: int = 0,
+) -> AreaDifference:
+    """One method's area under the frontier minus another's: prompts, and runs, are resampled jointly for both.
+
+    Args and Raises: as ``frontier_area``; other methods' points are not read. Several runs are paired: both methods of
+    a run are drawn together, so a run that stands in all of them unchanged adds nothing to the spread.
+    """
+    chosen = [[point for point in points if point.method in (method, baseline)] for points in runs]
+    for name in (method, baseline):
+        if any(all(point.method != name for point in points) for points in chosen):
+            raise InputError(f"frontier_area_difference: a run has no point of {name!r}")
+    measured = _envelopes_of(chosen, kl_range, resamples, seed)
+
+    def difference(curves: dict[str, np.ndarray]) -> np.ndarray:
+        return _mean_height(curves[method]) - _mean_height(curves[baseline])
+
+    interval, by_run = _over_runs(measured, difference, len(chosen[0][0].kl_per_prompt), level, seed)
+    ends = [all(far[name][-1] for _, _, far in measured) for name in (method, baseline)]
+    return AreaDifference(method, baseline, kl_range, interval, tuple(by_run.tolist()), *ends)
+
+
+_Envelopes = tuple[dict[str, np.ndarray], dict[str, np.ndarray], dict[str, list[bool]]]
+
+
+def _envelopes_of(
+    runs: Sequence[Sequence[FrontierPoint]], kl_range: tuple[float, float], resamples: int, seed: int
+) -> list[_Envelopes]:
+    """``envelopes`` of every run at 101 budgets; with one seed, so that the same prompts are drawn for all runs."""
     low, high = kl_range
     if not runs or not 0 <= low < high:
         raise InputError(f"frontier_area: needs a run and a KL range 0 <= a < b, got {len(runs)} runs and {kl_range}")
-    methods = list(dict.fromkeys(point.method for point in runs[0]))
+    methods = {point.method for point in runs[0]}
     for number, points in enumerate(runs, start=1):
-        if {point.method for point in points} != set(methods):
+        if {point.method for point in points} != methods:
             raise InputError(f"frontier_area: run {number} has other methods than run 1")
     budgets = np.linspace(low, high, _STEPS + 1).tolist()
-    measured = [envelopes(points, budgets, resamples, seed) for points in runs]  # one seed: the same prompts are drawn
-    prompts = len(runs[0][0].kl_per_prompt)
-    chosen = np.random.default_rng(seed + 1).integers(0, len(runs), (len(runs), resamples))
-    found = []
-    for method in methods:
-        areas = np.array([_mean_height(estimates[method]) for estimates, _, _ in measured])
-        drawn = np.stack([_mean_height(resampled[method]) for _, resampled, _ in measured])
-        units: float = prompts
-        if len(runs) > 1:
-            units = 1 + _degrees_of_freedom(areas.var(ddof=1) / len(runs), len(runs), drawn.mean(axis=0).var(), prompts)
-        mixed = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
-        reached = all(far[method][-1] for _, _, far in measured)
-        found.append(
-            FrontierArea(method, (low, high), interval_of(float(areas.mean()), mixed, units, level), len(runs), reached)
-        )
-    return found
+    return [envelopes(points, budgets, resamples, seed) for points in runs]
+
+
+def _over_runs(
+    measured: Sequence[_Envelopes],
+    statistic: Callable[[dict[str, np.ndarray]], np.ndarray],
+    prompts: int,
+    level: float,
+    seed: int,
+) -> tuple[Interval, np.ndarray]:
+    """The mean over runs of a statistic of the envelopes, its interval, and its value in every run ``[S]``."""
+    values = np.array([statistic(estimates) for estimates, _, _ in measured])
+    drawn = np.stack([statistic(resampled) for _, resampled, _ in measured])
+    count = len(values)
+    chosen = np.random.default_rng(seed + 1).integers(0, count, drawn.shape)
+    units: float = prompts
+    if count > 1:
+        units = 1 + _degrees_of_freedom(values.var(ddof=1) / count, count, drawn.mean(axis=0).var(), prompts)
+    mixed = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
+    return interval_of(float(values.mean()), mixed, units, level), values
 
 
 def _degrees_of_freedom(run_variance: float, runs: int, prompt_variance: float, prompts: int) -> float:

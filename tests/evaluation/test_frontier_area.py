@@ -9,6 +9,7 @@ from jaxalign.evaluation import (
     Interval,
     _frontier_area,
     frontier_area,
+    frontier_area_difference,
     frontier_area_rows,
     markdown_table,
     pareto_front,
@@ -115,6 +116,50 @@ def test_its_interval_covers_over_runs_and_prompts():
             kls = [np.full(prompts, 2.0 * step) for step in range(3)]
             runs.append([FrontierPoint("A", "", k, nowhere, nowhere, kls[k], rewards[k]) for k in range(3)])
         found = frontier_area(runs, kl_range=(0.0, 4.0), resamples=100, seed=seed)[0].area
+        hits += found.low <= 1.0 <= found.high
+    assert abs(hits / 300 - 0.95) < COVERAGE_SKEWED
+
+
+def test_a_difference_of_areas_is_that_of_the_areas_with_prompts_paired():
+    """What every prompt adds to both methods cancels; runs are averaged, each kept."""
+    runs = []
+    for number, top in enumerate((2.0, 2.4, 1.6)):
+        noisy = {"noise": 0.5, "seed": number}
+        runs.append(curve("A", "", [(0, 0.0), (4, top)], **noisy) + curve("B", "", [(0, 0.0), (4, 1.0)], **noisy))
+    found = frontier_area_difference(runs, "A", "B", kl_range=(0.0, 4.0), resamples=300)
+    apart = [frontier_area([run], kl_range=(0.0, 4.0), resamples=10) for run in runs]
+    assert found.by_run == pytest.approx([one.area.estimate - two.area.estimate for one, two in apart], abs=FLOAT64)
+    assert found.difference.estimate == pytest.approx(np.mean(found.by_run), abs=FLOAT64)
+    assert (found.method_reached, found.baseline_reached) == (True, True)
+
+    alone = frontier_area_difference(runs[:1], "A", "B", kl_range=(0.0, 4.0), resamples=300)
+    areas = frontier_area(runs[:1], kl_range=(0.0, 4.0), resamples=300)
+    assert alone.difference.high - alone.difference.low < areas[0].area.high - areas[0].area.low
+    same = frontier_area_difference([runs[0]] * 2, "A", "A", kl_range=(0.0, 4.0), resamples=50)
+    assert same.difference == Interval(0.0, 0.0, 0.0)
+    turned = frontier_area_difference(runs, "B", "A", kl_range=(0.0, 4.0), resamples=300)
+    assert turned.difference.estimate == pytest.approx(-found.difference.estimate, abs=FLOAT64)
+    with pytest.raises(InputError, match="no point of 'C'"):
+        frontier_area_difference(runs, "A", "C", kl_range=(0.0, 4.0))
+
+
+@pytest.mark.usefixtures("few_budgets")
+def test_the_interval_of_a_difference_covers_over_runs_and_prompts():
+    """Two methods whose slopes differ by 1 and, from run to run, by chance."""
+    generator = np.random.default_rng(1)
+    nowhere, prompts, hits = Interval(0, 0, 0), 48, 0
+    for seed in range(300):
+        shared, runs = generator.normal(size=prompts), []
+        for _ in range(8):
+            points = []
+            for name, slope in (("A", 2 + 0.5 * generator.normal()), ("B", 1 + 0.5 * generator.normal())):
+                for step in range(3):
+                    rewards = slope * step + shared + 0.5 * generator.normal(size=prompts)
+                    points.append(
+                        FrontierPoint(name, "", step, nowhere, nowhere, np.full(prompts, 2.0 * step), rewards)
+                    )
+            runs.append(points)
+        found = frontier_area_difference(runs, "A", "B", kl_range=(0.0, 4.0), resamples=100, seed=seed).difference
         hits += found.low <= 1.0 <= found.high
     assert abs(hits / 300 - 0.95) < COVERAGE_SKEWED
 

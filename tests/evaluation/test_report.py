@@ -127,3 +127,18 @@ def test_curves_have_a_panel_each():
     assert shown[0].get_lines()[0].get_xydata().tolist() == [[1, 3.0], [2, 2.0]]
     with pytest.raises(InputError, match="no curves"):
         plot_curves({})
+
+
+def test_curves_that_share_a_panel_share_a_style():
+    panels = {
+        "loss": {"DPO": [(1, 3.0), (2, 2.0)], "PPO": [(1, 1.0), (2, 0.5)]},
+        "reward": {"PPO": [(1, 0.1), (2, 0.2)]},
+    }
+    figure = plot_curves(panels)
+    first, second = figure.axes[:2]
+    assert [line.get_ydata().tolist() for line in first.get_lines()] == [[3.0, 2.0], [1.0, 0.5]]
+    (again,) = second.get_lines()
+    assert again.get_color() == first.get_lines()[1].get_color() != first.get_lines()[0].get_color()
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["DPO", "PPO"]
+    assert not plot_curves({"loss": [(1, 3.0), (2, 2.0)]}).legends
