@@ -41,7 +41,8 @@ from experiments._hh_report import BASE, DPO, REJECTED, Found, best_of, write
 from experiments._hindsight_tasks import load_model
 from experiments._results import Result
 from experiments._stages import JSON, JSON_LINES, TREE, Report, Stages, digest
-from jaxalign import data
+from experiments.assets import glassllm, smollm2
+from jaxalign import data, recipes
 from jaxalign.evaluation import Interval, read_judged
 from jaxalign.training import OptimizerConfig, fingerprint
 
@@ -169,12 +170,19 @@ def run(study: Study, output: Path, name: str) -> Result:
 def first_batch(study: Study) -> FirstBatch:
     """What Preferred-FT's first update reads."""
     parts = _dialogues(study)
-    tokenizer = load_model(study.model)[2]
+    tokenizer = _tokenizer(study.model)
     chosen = examples(study, tokenizer, parts.train, "chosen")
     batch = data.make_batches(chosen, batch_size=study.tuning.batch_size, seed=study.seeds[0])[0]
     by_id = {example.record_id: example for example in chosen}
     wanted = [by_id[index] for index in batch.record_ids.ravel().tolist() if index >= 0]
     return FirstBatch(wanted, tokenizer, f"Preferred-FT: {len(chosen)} chosen answers of {len(parts.train)} dialogues")
+
+
+def _tokenizer(model: str) -> Any:
+    """A model's tokenizer, without its weights."""
+    if model == "smollm2":
+        return smollm2.load_tokenizer()
+    return glassllm.load_tokenizer() if model == "glassllm" else recipes.load_tokenizer(model)
 
 
 def _dialogues(study: Study) -> Dialogues:

@@ -12,7 +12,7 @@ import pytest
 from benchmarks._judge_server import Act, JudgeServer
 from experiments import _hh_data, _results, hh_dialogue
 from experiments._hh import Training, examples, train_dpo
-from experiments._hh_judge import CHOSEN, JudgeSettings, SeededPair
+from experiments._hh_judge import CHOSEN, Answers, JudgeSettings, SeededPair, judge_answers, make_judge
 from experiments._hh_report import BASE, DPO, PREFERRED_FT, REJECTED, Found, write
 from experiments._stages import Stages
 from experiments.assets.movie_reviews import MovieReviews, Reviews
@@ -256,6 +256,28 @@ def test_rows_of_hh_that_hold_no_pair_of_answers_are_left_out(tmp_path):
     assert all(each.chosen.startswith(" w") and each.chosen.endswith(" w1") for each in every)
     with pytest.raises(InputError, match=r"--dialogues: .* 4 to train on, 2 single turns|single turns to ask"):
         _hh_data.load_dialogues(path, None, train=4, held_out=3, shots=2, shot_words=20, seed=0)
+
+
+def most_letters(prompts, completions):
+    return np.array([float(len(text)) for text in completions])
+
+
+def test_a_reward_or_a_local_model_judges(tmp_path):
+    dialogues = [_hh_data.Dialogue(single(f"q{i}"), " w1 w2", " w3") for i in range(4)]
+    answers = [Answers(method=DPO, seed=0, temperature=0.7, texts=["w1 w2 w3", "w1 w2", "w1", ""])]
+    stages = Stages(tmp_path / "stages")
+    reward = make_judge(JudgeSettings(kind="reward", model=f"{__name__}:most_letters"), stages, 0)
+
+    def outcomes(judge):
+        found = judge_answers(judge, "helpful", dialogues, answers, tmp_path / "verdicts.sqlite", lambda *_: None)
+        return [one.pair.outcome for one in found]
+
+    assert outcomes(reward) == ["win", "tie", "lose", "lose"]
+    config = CONFIG.replace(max_positions=1024)
+    models.save_pretrained(tmp_path / "judge", config, uncompiled_params(config), tokenizer())
+    local = make_judge(JudgeSettings(kind="likelihood", model=str(tmp_path / "judge")), stages, 0)
+    assert set(outcomes(local)) <= {"win", "lose", "tie"}
+    assert local.name == str(tmp_path / "judge")
 
 
 def part(name, count):
