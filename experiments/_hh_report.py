@@ -64,7 +64,11 @@ def write(output: Path, study: Study, name: str, found: Found) -> Result:
     tables = [
         _table(judged_at, "figure 3 left", "Win rates against the chosen answer over sampling temperature."),
         _table(trained, "figure 3 right", "Win rates of DPO over training; step 0 is Preferred-FT."),
-        Table(of="", caption=f"Answers at temperature {study.claim_temperature:g}.", rows=_texts(study, found.pairs)),
+        Table(
+            of="",
+            caption=f"Answers at temperature {study.claim_temperature:g}, seed {study.seeds[0]}.",
+            rows=_texts(study, found.pairs),
+        ),
     ]
     if study.show:
         tables.append(Table(of="", caption="The first prompts and what is answered.", rows=_samples(study, found)))
@@ -159,7 +163,7 @@ def _claims(study: Study, scores: _Scores) -> list[Claim]:
         ),
         *(
             claim(
-                f"{method} does not", f"50 minus {method} at temperature {at:g}", where,
+                f"{method} does not improve over the chosen answers", f"50 minus {method} at temperature {at:g}", where,
                 _difference(fifty, scores(method, at)),
             )
             for method in (PREFERRED_FT, BASE)
@@ -179,9 +183,8 @@ def _claims(study: Study, scores: _Scores) -> list[Claim]:
         best = max(curve, key=lambda step: float(np.nanmean(curve[step])))
         claims.append(
             claim(
-                "DPO's win rate holds over the course of training",
-                f"the last checkpoint minus the best one (step {best}) at temperature {temperature:g}, "
-                f"plus {HOLDS_WITHIN:g}",
+                f"DPO's win rate holds over the course of training, at temperature {temperature:g}",
+                f"the last checkpoint minus the best one (step {best}), plus {HOLDS_WITHIN:g}",
                 f"{_PAPER}, figure 3 right",
                 _difference(curve[max(curve)], curve[best], plus=HOLDS_WITHIN),
             )
@@ -202,7 +205,8 @@ def _texts(study: Study, pairs: Sequence[SeededPair]) -> list[Mapping[str, objec
     """How long answers are, and how they repeat: a judge may be fooled by either."""
     by_method: dict[str, list[str]] = {}
     for one in pairs:
-        if one.pair.step is None and one.pair.temperature in (study.claim_temperature, None):
+        of_one = one.seed == study.seeds[0] and one.pair.step is None
+        if of_one and one.pair.temperature in (study.claim_temperature, None):
             by_method.setdefault(one.pair.method, []).append(one.pair.ours)
             if one.pair.method == DPO:
                 by_method.setdefault(CHOSEN, []).append(one.pair.theirs)
@@ -226,7 +230,7 @@ def _samples(study: Study, found: Found) -> list[Mapping[str, object]]:
         for one in found.pairs:
             own = one.pair
             if (own.prompt, one.seed, own.temperature, own.step) == (prompt, first, study.claim_temperature, None):
-                row[own.method] = own.ours
+                row[own.method] = " ".join(own.ours.split())
         rows.append(row)
     return rows
 
