@@ -73,10 +73,8 @@ class Study:
     """Updates of DPO between points over training."""
     best_of: tuple[int, ...] = (1, 4, 16, 64, 128)
     """Best-of-N, nested: of the first N of the same samples of Preferred-FT, which is Best of 1."""
-    shots: int = 2
-    """Dialogues before the question that the base model is asked."""
     shot_words: int = 60
-    """Longest of them, in words."""
+    """Longest of the two dialogues that the base model is shown before the question, in words."""
     temperatures: tuple[float, ...] = (0.0, 0.25, 0.5, 0.7, 1.0)
     """Of sampling."""
     training_temperatures: tuple[float, ...] = (0.7, 1.0)

@@ -15,9 +15,11 @@ import numpy as np
 from experiments.assets.movie_reviews import MovieReviews, Reviews, first_words, text_key
 from jaxalign.errors import InputError
 
-__all__ = ["HUMAN", "Dialogue", "Dialogues", "load_dialogues", "review_dialogues"]
+__all__ = ["HUMAN", "SHOTS", "Dialogue", "Dialogues", "load_dialogues", "review_dialogues"]
 
 HUMAN, ASSISTANT = "\n\nHuman:", "\n\nAssistant:"
+SHOTS = 2
+"""Dialogues that the base model is shown."""
 OPENING_WORDS = 4
 ANSWER_WORDS = (4, 12)
 
@@ -54,7 +56,6 @@ def load_dialogues(
     *,
     train: int | None,
     held_out: int,
-    shots: int,
     shot_words: int,
     seed: int,
 ) -> Dialogues:
@@ -65,7 +66,7 @@ def load_dialogues(
       held_out_source, held_out_split: a hub id or file of HH's schema; None = a part of ``source``.
       train: so many dialogues; None = all.
       held_out: single-turn prompts to ask.
-      shots: dialogues to show the base model, with answers and questions of at most ``shot_words`` words.
+      shot_words: of the dialogues to show the base model, prompt and chosen answer have so many words at most.
       seed: of the order.
 
     Raises:
@@ -86,13 +87,13 @@ def load_dialogues(
     rest = [one for one in found if one.prompt not in chosen]
     shown = [
         one for one in rest if one.single_turn and len((one.prompt + one.chosen).split()) <= shot_words
-    ][:shots]  # fmt: skip
+    ][:SHOTS]  # fmt: skip
     seen = {one.prompt for one in shown}
     rest = [one for one in rest if one.prompt not in seen][:train]
-    if len(chosen) < held_out or len(shown) < shots or not rest or (train is not None and len(rest) < train):
+    if len(chosen) < held_out or len(shown) < SHOTS or not rest or (train is not None and len(rest) < train):
         raise InputError(
             f"--dialogues: {source}: {len(rest)} to train on, {len(chosen)} single turns to ask, {len(shown)} to show; "
-            f"{train or 'some'}, {held_out} and {shots} are needed"
+            f"{train or 'some'}, {held_out} and {SHOTS} are needed"
         )
     return Dialogues(rest, list(chosen.values()), shown)
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from experiments import _results
 from experiments._hh import Study
-from experiments._hh_data import HUMAN, Dialogues
+from experiments._hh_data import HUMAN, SHOTS, Dialogues
 from experiments._hh_judge import CHOSEN, SeededPair
 from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
 from jaxalign import evaluation
@@ -18,7 +18,7 @@ from jaxalign.evaluation import Interval, WinRatePoint
 
 __all__ = ["BASE", "DPO", "PREFERRED_FT", "REJECTED", "Found", "best_of", "write"]
 
-DPO, PREFERRED_FT, BASE, REJECTED = "DPO", "Preferred-FT", "2-shot base", "the rejected answer"
+DPO, PREFERRED_FT, BASE, REJECTED = "DPO", "Preferred-FT", f"{SHOTS}-shot base", "the rejected answer"
 HOLDS_WITHIN = 5.0
 """Points of win rate that the last checkpoint may lie below the best one and still hold."""
 _PAPER = "Rafailov et al. 2023"
@@ -248,7 +248,7 @@ def _setting(study: Study, found: Found) -> str:
         f"prompts to answer. Preferred-FT ({study.tuning.steps} updates of {study.tuning.batch_size}) is the reference "
         f"of DPO (beta {study.beta:g}, {study.dpo.steps} updates of {study.dpo.batch_size} pairs) and the start of the "
         f"reward model (Bradley-Terry, {study.reward.steps} updates of {study.reward.batch_size} of the same pairs) "
-        f"by which Best-of-N picks; the base model is shown {study.shots} dialogues."
+        f"by which Best-of-N picks; the base model is shown {SHOTS} dialogues."
     )
 
 

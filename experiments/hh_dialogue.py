@@ -188,7 +188,7 @@ def _tokenizer(model: str) -> Any:
 def _dialogues(study: Study) -> Dialogues:
     return load_dialogues(
         study.dialogues, study.held_out_dialogues, study.held_out_split, train=study.train, held_out=study.prompts,
-        shots=study.shots, shot_words=study.shot_words, seed=study.seed,
+        shot_words=study.shot_words, seed=study.seed,
     )  # fmt: skip
 
 

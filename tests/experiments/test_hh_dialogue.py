@@ -81,7 +81,7 @@ def study_of(folder, url):
 def dialogues_of(study):
     return _hh_data.load_dialogues(
         study.dialogues, study.held_out_dialogues, study.held_out_split, train=study.train, held_out=study.prompts,
-        shots=study.shots, shot_words=study.shot_words, seed=study.seed,
+        shot_words=study.shot_words, seed=study.seed,
     )  # fmt: skip
 
 
@@ -253,13 +253,13 @@ def test_rows_of_hh_that_hold_no_pair_of_answers_are_left_out(tmp_path):
         {"chosen": one, "rejected": other},  # they part before the last turn
     ]
     path = write_hh(tmp_path / "rows.jsonl", [single(f"w{i}") for i in range(8)], extra)
-    parts = _hh_data.load_dialogues(path, None, train=None, held_out=3, shots=2, shot_words=20, seed=0)
+    parts = _hh_data.load_dialogues(path, None, train=None, held_out=3, shot_words=20, seed=0)
     assert [len(parts.train), len(parts.held_out), len(parts.shots)] == [3, 3, 2]
     every = [*parts.train, *parts.held_out, *parts.shots]
     assert sorted(each.prompt for each in every) == [single(f"w{i}") for i in range(8)]
     assert all(each.chosen.startswith(" w") and each.chosen.endswith(" w1") for each in every)
     with pytest.raises(InputError, match=r"--dialogues: .* 4 to train on, 2 single turns|single turns to ask"):
-        _hh_data.load_dialogues(path, None, train=4, held_out=3, shots=2, shot_words=20, seed=0)
+        _hh_data.load_dialogues(path, None, train=4, held_out=3, shot_words=20, seed=0)
 
 
 def most_letters(prompts, completions):
