@@ -237,11 +237,11 @@ def _one_seed(
         }
 
     with_dpo = trained | {"dpo": dataclasses.asdict(study.dpo), "beta": study.beta}
-    inputs = with_dpo | asked | {"measured": [study.measure_every, study.training_temperatures]}
+    measured = with_dpo | asked | {"measured": [study.measure_every, study.training_temperatures]}
     policy, over_training = stages.stage(
         f"dpo-seed-{seed}",
-        inputs,
-        lambda report: train_dpo(config, start, pairs, study, seed, folder("dpo", inputs), measure, report),
+        measured,
+        lambda report: train_dpo(config, start, pairs, study, seed, folder("dpo", measured), measure, report),
         *_TREE_AND_JSON,
     )
     with_reward = trained | {"reward": dataclasses.asdict(study.reward)}
