@@ -7,7 +7,8 @@ over training.
     python -m experiments.hh_dialogue --preset mini --output-dir runs/hh-dialogue
         A 0.85M-parameter model and film reviews as dialogues, packaged; three seeds; two CPU cores, about 8 minutes.
         The preferences are human text, as HH's are; what is better about an answer is that it is positive, and the
-        judge is a sentiment model that was fitted on other reviews.
+        judge is a sentiment model that was fitted on other reviews. At temperature 0.7: DPO 62 % [53, 69], Best of 16
+        54 %, Preferred-FT 43 %, the base model 30 %; text is garbled at this size.
     python -m experiments.hh_dialogue --preset hh --output-dir runs/hh-dialogue-sample
         SmolLM2-135M-Instruct on 1,156 genuine rows of Anthropic-HH, where they lie beside the checkout (or --dialogues
         FILE), judged by the likelihood of SmolLM2-1.7B-Instruct from a hub. One GPU, minutes. It has not been run.
