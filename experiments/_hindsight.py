@@ -4,7 +4,7 @@
 (``experiments._hindsight_tasks``) and write the report.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -113,8 +113,13 @@ def train(
     report: Report,
     scale: Scale | None = None,
     directory: Path | None = None,
+    evaluate: Callable[[int, Params, FeedbackPrompts], None] | None = None,
+    evaluate_every: int = 0,
 ) -> tuple[Params, FeedbackPrompts]:
-    """One run of a method; the model, and how it is asked. ``directory``: where its checkpoints go, if any."""
+    """One run of a method; the model, and how it is asked. ``directory``: where its checkpoints go, if any.
+
+    ``evaluate`` is called with (update, model, how it is asked) every ``evaluate_every`` updates and after the last.
+    """
     scale = Scale() if scale is None else scale
     form = ChainFormat(templates=templates, kind=kind, **method.form)
     chains, _ = data.build_chains(
@@ -125,6 +130,7 @@ def train(
         seed=seed,
         on_bad_row="skip",  # such as the two rows of the HH sample without an answer
     )
+    prompts = FeedbackPrompts(chains.writer)
     objective = HindsightObjective(**{"pretraining_weight": training.pretraining_weight, **method.objective})
     pretraining = None
     if objective.pretraining_coefficient > 0:
@@ -140,7 +146,14 @@ def train(
         dtype=scale.dtype,
         accumulation=scale.accumulation,
         remat=scale.remat,
+        eval_every=evaluate_every,
     )
+
+    def evaluate_after(step: int, whole: Params) -> dict[str, float]:
+        if step and evaluate is not None:
+            evaluate(step, whole, prompts)
+        return {}
+
     result = recipes.fit(
         config,
         params,
@@ -149,11 +162,12 @@ def train(
         settings,
         pretraining=pretraining,
         directory=directory if scale.checkpoints else None,
+        evaluate=None if evaluate is None else evaluate_after,
         report=report,
     )
     if result.interrupted:  # a stage that was stopped has no result to keep
         raise KeyboardInterrupt
-    return result.params, FeedbackPrompts(chains.writer)
+    return result.params, prompts
 
 
 def with_trunk(

@@ -52,6 +52,8 @@ class RLHF:
     """Optimizer steps of a pass."""
     learning_rate: float = 3e-4
     """Of Adam, for policy and critic."""
+    points: int = 4
+    """Measurements along a run, the last at its end."""
     kl_coefficient: float = 0.3
     """Where the adaptive coefficient starts."""
     kl_horizon: float = 320.0
@@ -73,10 +75,13 @@ def train_reward(
     demonstrations: Sequence[Example],
     study: Any,
     report: Report,
+    *,
+    directory: Path | None = None,
 ) -> tuple[RewardModel, evaluation.Calibration]:
     """A reward model initialised from the start model, and what it knows of preferences it has not seen.
 
     The last ``reward_held_out`` of the prefixes are held out, with all their samples. Its mean on demonstrations is 0.
+    ``directory``: where its metrics and checkpoints go, if any.
     """
     settings: RLHF = study.rlhf
     held = max(1, round(len(examples) * settings.reward_held_out))
@@ -99,6 +104,7 @@ def train_reward(
         fit,
         eval_examples=examples[-held:],
         keep_best="eval/rewards/accuracy",
+        directory=directory,
         report=report,
     )
     if result.interrupted:
@@ -132,9 +138,13 @@ def train_ppo(
     seed: int,
     reference: Params | None = None,
     evaluate: Callable[[int, Params], None] | None = None,
+    directory: Path | None = None,
     report: Report,
 ) -> tuple[Params, dict[str, float]]:
-    """One PPO run held at ``method.target_kl`` from ``reference`` (None: ``params``); the policy and its metrics."""
+    """One PPO run held at ``method.target_kl`` from ``reference`` (None: ``params``); the policy and its metrics.
+
+    ``directory``: where its metrics and checkpoints go, if any.
+    """
     settings: RLHF = study.rlhf
     ppo = PPOFitConfig(
         max_steps=settings.updates,
@@ -167,7 +177,8 @@ def train_ppo(
         stop_tokens=[token for token in (tokenizer.eos_token_id,) if token is not None],
         reference=reference,
         evaluate=evaluate_after,
-        evaluate_every=max(1, settings.updates // 4),
+        evaluate_every=max(1, -(-settings.updates // settings.points)),
+        directory=directory,
         report=report,
     )
     if result.interrupted:

@@ -65,6 +65,8 @@ class Stages:
         self.total = total
         self.console = console or Console()
         self.count = 0
+        self.seconds = 0.0
+        """Of the stages so far, whenever they ran."""
         self.started = time.monotonic()
 
     def folder(self, name: str, inputs: Mapping[str, Any]) -> Path:
@@ -92,11 +94,13 @@ class Stages:
         title = f"[{self.count}{'/' + str(self.total) if self.total else ''}] {name}"
         if (folder / _SEAL).is_file():
             self.console.print(f"{title}: kept from an earlier run", highlight=False, markup=False)
+            self.seconds += float(json.loads((folder / _SEAL).read_text(encoding="utf-8"))["seconds"])
             return load(folder)
         started = time.monotonic()
         with _progress(self.console, title) as report:
             result = compute(report)
-        seconds = time.monotonic() - started
+        seconds = round(time.monotonic() - started, 3)
+        self.seconds += seconds
         self._keep(folder, name, inputs, lambda temporary: save(temporary, result), seconds)
         elapsed = _clock(time.monotonic() - self.started)
         self.console.print(f"{title}: done in {_clock(seconds)} ({elapsed} in all)", highlight=False, markup=False)
@@ -109,7 +113,7 @@ class Stages:
         temporary = Path(tempfile.mkdtemp(prefix=f".{folder.name}.", dir=self.root))
         try:
             save(temporary)
-            seal = {"stage": name, "inputs": dict(inputs), "seconds": round(seconds, 3)}
+            seal = {"stage": name, "inputs": dict(inputs), "seconds": seconds}
             (temporary / _SEAL).write_text(json.dumps(seal, indent=1) + "\n", encoding="utf-8")
             temporary.chmod(0o755)
             try:
