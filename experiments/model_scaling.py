@@ -5,7 +5,7 @@ is then asked for good outputs to held-out prompts. The paper has Chain of Hinds
 sizes, above them from there on, and rising fastest.
 
     python -m experiments.model_scaling --preset mini --output-dir runs/model-scaling
-        Four models of 60 thousand to 1.4 million parameters, trained from scratch on packaged IMDb reviews, then on
+        Four models of 40 to 670 thousand parameters, trained from scratch on packaged IMDb reviews, then on
         their own samples, rated by a sentiment model and scored by a judge that saw none of its data; two CPU cores,
         three seeds, about 8 minutes. Text is garbled at this size: it shows sentiment, not fluency.
     python -m experiments.model_scaling --preset gpu --output-dir runs/model-scaling-gpu
@@ -91,19 +91,19 @@ Preset = ReviewsScaling | SummariesScaling
 
 PRESETS: dict[str, Preset] = {
     "mini": ReviewsScaling(
-        sizes=("32x2", "64x2", "96x3", "160x4"),
+        sizes=("32x1", "48x2", "80x2", "128x3"),
         ladder=ReviewsLadder(
             study=Study(
-                model="", lead=LEAD, prompts=384, held_out=256, samples_per_prompt=4, max_new_tokens=32,
-                sampling_batch=256, sft_steps=200, sft_length=96, sft_learning_rate=4e-3,
+                model="", lead=LEAD, prompts=256, held_out=256, samples_per_prompt=4, max_new_tokens=32,
+                sampling_batch=256, sft_steps=150, sft_learning_rate=4e-3,
                 rlhf=RLHF(
-                    targets=(6.0,), seeds_at=6.0, reward_steps=48, reward_prompts_per_step=16, updates=12,
+                    targets=(6.0,), seeds_at=6.0, reward_steps=40, reward_prompts_per_step=16, updates=10,
                     episodes=128, learning_rate=6e-4, kl_coefficient=0.1,
                 ),
             )
         ),
         training=Training(
-            steps=40, outputs=32, learning_rate=2e-3, warmup_steps=4, max_length=128, pretraining_batch_size=4,
+            steps=32, outputs=32, learning_rate=2e-3, warmup_steps=4, max_length=128, pretraining_batch_size=4,
         ),
     ),
     "gpu": ReviewsScaling(

@@ -42,15 +42,16 @@ PRESETS = {
     "mini": Comparison(
         study=Study(
             model="glassllm", lead=LEAD, prompts=512, held_out=256, samples_per_prompt=4, max_new_tokens=32,
-            sampling_batch=256, sft_steps=150, steps=48, prompts_per_step=16, learning_rate=3e-4, warmup_steps=4,
+            sampling_batch=256, sft_steps=150, steps=48, prompts_per_step=16, learning_rate=5e-4, warmup_steps=4,
             rlhf=RLHF(
-                reward_steps=64, reward_prompts_per_step=16, updates=30, episodes=128, points=15,
-                kl_coefficient=0.1,
+                reward_steps=48, reward_prompts_per_step=16, updates=18, episodes=128, points=9,
+                learning_rate=6e-4, kl_coefficient=0.1,
             ),
         ),
         hindsight=Training(
-            steps=48, outputs=32, learning_rate=1e-3, warmup_steps=4, max_length=128, pretraining_batch_size=4,
+            steps=128, outputs=32, learning_rate=1e-3, warmup_steps=4, max_length=128, pretraining_batch_size=4,
         ),
+        target=0.54, measure_every=8,
     ),
     "gpu": Comparison(
         study=Study(
