@@ -28,9 +28,7 @@ def result_of(
     yardstick = float(np.mean([run.total("seconds") for run in of["DPO"]]))
     figure = evaluation.plot_scores(
         {
-            "time, DPO's = 1": {
-                name: _curve(own, start, "seconds", yardstick) for name, own in of.items()
-            },
+            "time, DPO's = 1": {name: _curve(own, start, "seconds", yardstick) for name, own in of.items()},
             "tokens generated": {name: _curve(own, start, "generated_tokens", 1.0) for name, own in of.items()},
         },
         label=JUDGE,

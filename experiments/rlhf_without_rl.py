@@ -7,9 +7,10 @@ update's, times the updates: without compilation and without the judge. Memory i
 the devices after an update; what a step holds while it computes is not in it.
 
     python -m experiments.rlhf_without_rl --preset mini --output-dir runs/rlhf-without-rl
-        The packaged 0.85M-parameter model on packaged IMDb reviews; two CPU cores, three seeds, about 6 minutes. Text
-        is garbled at this size: it shows costs, not fluency. Expected: PPO takes several times DPO's time and is the
-        only one that generates.
+        The packaged 0.85M-parameter model on packaged IMDb reviews; two CPU cores, three seeds, some 8 minutes. Text is
+        garbled at this size: it shows costs, not fluency. Expected: PPO takes several times DPO's time and is the only
+        one that generates. The target is a little above where the model starts, for all three are short runs; who does
+        not reach it is said.
     python -m experiments.rlhf_without_rl --preset gpu --output-dir runs/rlhf-without-rl-gpu
         SmolLM2-135M-Instruct, all layers, packaged data; one GPU, about an hour. It has not been run.
     python -m experiments.rlhf_without_rl --preset paper --output-dir runs/rlhf-without-rl-paper
