@@ -51,7 +51,7 @@ class Comparison:
     measure_every: int = 4
     """Updates of DPO and Chain of Hindsight between measurements; PPO has ``study.rlhf.points``."""
     scale: Scale = field(default_factory=Scale)
-    """How Chain of Hindsight is computed."""
+    """How Chain of Hindsight is computed; the others are in float32, in one piece."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
 

@@ -66,7 +66,6 @@ PRESETS = {
         hindsight=Training(
             steps=128, outputs=32, learning_rate=2e-5, warmup_steps=10, max_length=160, pretraining_batch_size=16,
         ),
-        scale=Scale(dtype="bfloat16"),
     ),
     "paper": Comparison(
         study=Study(
@@ -81,7 +80,7 @@ PRESETS = {
         hindsight=Training(
             steps=1000, outputs=64, learning_rate=1e-5, warmup_steps=100, max_length=256, pretraining_batch_size=64,
         ),
-        target=0.8, measure_every=20, scale=Scale(dtype="bfloat16", accumulation=2),
+        target=0.8, measure_every=20, scale=Scale(accumulation=4),
     ),
 }  # fmt: skip
 
