@@ -5,7 +5,6 @@ the chosen answer a sentence of a positive text, the rejected one of a negative 
 an answer good is its sentiment alone; it has no bearing on the question.
 """
 
-import itertools
 import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from experiments.assets.movie_reviews import MovieReviews, Reviews, first_words, text_key
+from jaxalign import data
 from jaxalign.errors import InputError
 
 __all__ = ["HUMAN", "SHOTS", "Dialogue", "Dialogues", "load_dialogues", "review_dialogues"]
@@ -163,19 +163,9 @@ def _hh(source: str, split: str) -> Iterator[Dialogue]:
         if path is None:
             raise InputError("--dialogues: hh-sample: it does not lie beside this checkout; give a file or hub id")
         source = str(path)
-    for row in hh.load_hh(source, split):
-        chosen, rejected = row["chosen"], row["rejected"]
-        marker = chosen.rfind(ASSISTANT, 0, _common_length(chosen, rejected))
-        cut = marker + len(ASSISTANT)
-        answers = chosen[cut:], rejected[cut:]
-        # A few answers of HH are empty; where dialogues part before the last turn, there is no answer to compare.
-        if marker >= 0 and all(answer.strip() and HUMAN not in answer for answer in answers):
-            yield Dialogue(chosen[:cut], *answers)
-
-
-def _common_length(one: str, other: str) -> int:
-    """Characters of the beginning that two texts share."""
-    return sum(1 for _ in itertools.takewhile(lambda pair: pair[0] == pair[1], zip(one, other, strict=False)))
+    # Pairs that part before the last answer, and the few empty answers, are left out.
+    for row in data.load_dataset(source, split, on_bad_row="skip"):
+        yield Dialogue(row["prompt"], row["chosen"], row["rejected"])
 
 
 def _shuffled(dialogues: Iterator[Dialogue], seed: int) -> list[Dialogue]:

@@ -4,7 +4,7 @@
 (``experiments._hindsight_tasks``) and write the report.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -145,10 +145,16 @@ def train(
     report: Report,
     scale: Scale | None = None,
     directory: Path | None = None,
+    evaluate: Callable[[int, Params, FeedbackPrompts], None] | None = None,
+    evaluate_every: int = 0,
 ) -> tuple[Params, FeedbackPrompts]:
-    """One run of a method; the model, and how it is asked. ``directory``: where its checkpoints go, if any."""
+    """One run of a method; the model, and how it is asked. ``directory``: where its checkpoints go, if any.
+
+    ``evaluate`` is called with (update, model, how it is asked) every ``evaluate_every`` updates and after the last.
+    """
     scale = Scale() if scale is None else scale
     chains = chains_of(records, tokenizer, method, training, templates=templates, kind=kind, seed=seed)
+    prompts = FeedbackPrompts(chains.writer)
     objective = HindsightObjective(**{"pretraining_weight": training.pretraining_weight, **method.objective})
     pretraining = None
     if objective.pretraining_coefficient > 0:
@@ -164,7 +170,14 @@ def train(
         dtype=scale.dtype,
         accumulation=scale.accumulation,
         remat=scale.remat,
+        eval_every=evaluate_every,
     )
+
+    def evaluate_after(step: int, whole: Params) -> dict[str, float]:
+        if step and evaluate is not None:
+            evaluate(step, whole, prompts)
+        return {}
+
     result = recipes.fit(
         config,
         params,
@@ -173,11 +186,12 @@ def train(
         settings,
         pretraining=pretraining,
         directory=directory if scale.checkpoints else None,
+        evaluate=None if evaluate is None else evaluate_after,
         report=report,
     )
     if result.interrupted:  # a stage that was stopped has no result to keep
         raise KeyboardInterrupt
-    return result.params, FeedbackPrompts(chains.writer)
+    return result.params, prompts
 
 
 def with_trunk(

@@ -102,6 +102,13 @@ class ReviewsTask:
             found |= self._bettered(params, prompts, held, bad, seed, report)
         return found
 
+    def rated(self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report) -> Measured:
+        """What the two raters say of a good review, and nothing else: one sampling."""
+        held = self.assets.held_out
+        asked = [list(prompt.ids) for prompt in held] if prompts is None else self._asked(prompts, "positive", held)
+        _, texts = self._sample(params, asked, seed, report)
+        return {name: self._by_prefix(self._rated(name, texts)) for name in ("reward", "judge")}
+
     def rlhf(self, *, seed: int, report: Report) -> Params:
         """PPO against the reward model that was learnt of the same samples (and more of them)."""
         assert self.assets.reward is not None

@@ -5,6 +5,7 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import jax
@@ -308,8 +309,12 @@ def train(
     *,
     evaluate: Callable[[int, Params], None],
     report: Report,
+    directory: Path | None = None,
 ) -> Params:
-    """One run of a pairwise method; ``evaluate`` is called with the model at every ``measure_every`` steps."""
+    """One run of a pairwise method; ``evaluate`` is called with the model at every ``measure_every`` steps.
+
+    ``directory``: where its metrics and checkpoints go, if any.
+    """
     settings = FitConfig(
         max_steps=study.steps,
         batch_size=study.prompts_per_step,
@@ -330,7 +335,10 @@ def train(
             evaluate(step, whole)
         return {}
 
-    result = recipes.fit(config, params, examples, make_objective, settings, evaluate=evaluate_after, report=report)
+    result = recipes.fit(
+        config, params, examples, make_objective, settings,
+        directory=directory, evaluate=evaluate_after, report=report,
+    )  # fmt: skip
     if result.interrupted:  # a stage that was stopped has no result to keep
         raise KeyboardInterrupt
     return result.params

@@ -77,10 +77,13 @@ def train_reward(
     demonstrations: Sequence[Example],
     study: Any,
     report: Report,
+    *,
+    directory: Path | None = None,
 ) -> tuple[RewardModel, evaluation.Calibration]:
     """A reward model initialised from the start model, and what it knows of preferences it has not seen.
 
     The last ``reward_held_out`` of the prefixes are held out, with all their samples. Its mean on demonstrations is 0.
+    ``directory``: where its metrics and checkpoints go, if any.
     """
     settings: RLHF = study.rlhf
     held = max(1, round(len(examples) * settings.reward_held_out))
@@ -103,6 +106,7 @@ def train_reward(
         fit,
         eval_examples=examples[-held:],
         keep_best="eval/rewards/accuracy",
+        directory=directory,
         report=report,
     )
     if result.interrupted:
@@ -136,9 +140,13 @@ def train_ppo(
     seed: int,
     reference: Params | None = None,
     evaluate: Callable[[int, Params], None] | None = None,
+    directory: Path | None = None,
     report: Report,
 ) -> tuple[Params, dict[str, float]]:
-    """One PPO run held at ``method.target_kl`` from ``reference`` (None: ``params``); the policy and its metrics."""
+    """One PPO run held at ``method.target_kl`` from ``reference`` (None: ``params``); the policy and its metrics.
+
+    ``directory``: where its metrics and checkpoints go, if any.
+    """
     settings: RLHF = study.rlhf
     ppo = PPOFitConfig(
         max_steps=settings.updates,
@@ -172,6 +180,7 @@ def train_ppo(
         reference=reference,
         evaluate=evaluate_after,
         evaluate_every=max(1, -(-settings.updates // settings.points)),
+        directory=directory,
         report=report,
     )
     if result.interrupted:

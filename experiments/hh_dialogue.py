@@ -27,8 +27,6 @@ after --preset).
 """
 
 import dataclasses
-import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -122,27 +120,10 @@ PRESETS = {
 }  # fmt: skip
 
 
-class _Timed(Stages):
-    """Stages that know which of them a run went through."""
-
-    def __init__(self, root: Path, *, total: int, console: Console) -> None:
-        super().__init__(root, total=total, console=console)
-        self.used: list[Path] = []
-
-    def stage(self, name: str, inputs: Mapping[str, Any], *rest: Any) -> Any:
-        self.used.append(self.folder(name, inputs))
-        return super().stage(name, inputs, *rest)
-
-    @property
-    def seconds(self) -> float:
-        """Of all of them, whenever they ran."""
-        return sum(json.loads((folder / "stage.json").read_text(encoding="utf-8"))["seconds"] for folder in self.used)
-
-
 def run(study: Study, output: Path, name: str) -> Result:
     """All stages, then the report."""
     total = 4 * len(study.seeds) + 2 + (study.judge.kind == "sentiment")
-    stages = _Timed(output / "stages", total=total, console=Console())
+    stages = Stages(output / "stages", total=total, console=Console())
     parts = _dialogues(study)
     model = load_model(study.model)
     answers: list[Answers] = []

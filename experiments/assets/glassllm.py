@@ -8,13 +8,16 @@ import json
 import re
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 
 from experiments.assets._packages import packaged_file
+from jaxalign import models
+from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig
 
-__all__ = ["curl_quotes", "load", "load_tokenizer"]
+__all__ = ["curl_quotes", "load", "load_tokenizer", "untrained"]
 
 REQUIREMENT = "glassllm==0.1.0"
 SPECIALS = {"pad_token": "<pad>", "unk_token": "<unk>", "bos_token": "<bos>", "eos_token": "<eos>"}
@@ -67,19 +70,42 @@ def load(compute_dtype: str = "float32") -> tuple[ModelConfig, dict[str, Any], A
     return config, params, load_tokenizer()
 
 
+def untrained(width: int, layers: int, *, seed: int = 0) -> tuple[ModelConfig, dict[str, Any], Any]:
+    """A model of the same family in another size, with random parameters, and the package's tokenizer.
+
+    Args:
+        width: of the hidden states; a multiple of 16, the size of a head.
+        layers: blocks.
+        seed: of the parameters.
+
+    Raises:
+        InputError: the package is not installed, or no such width.
+    """
+    if width < 16 or width % 16 or layers < 1:
+        raise InputError(f"a model of width {width} and {layers} layers: heads are 16 wide, and it needs a layer")
+    packaged, _, tokenizer = load()
+    heads = width // 16
+    config = packaged.replace(
+        width=width, layers=layers, heads=heads, kv_heads=heads // 2 if heads % 2 == 0 else heads, head_dim=16,
+        mlp_width=8 * width // 3, stacks=(layers,),
+    )  # fmt: skip
+    return config, models.init(config, jax.random.key(seed)), tokenizer
+
+
 def load_tokenizer() -> Any:
     """The package's character BPE as a fast tokenizer: the same ids, and decode(encode(text)) = text.
 
     It has no straight double quote; see ``curl_quotes``.
     """
-    from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_tokenizers
+    from tokenizers import Regex, Tokenizer, decoders, normalizers, pre_tokenizers
+    from tokenizers.models import BPE
     from transformers import PreTrainedTokenizerFast
 
     path = packaged_file("glassllm", REQUIREMENT, "weights", "en.tokenizer.json")
     data = json.loads(path.read_text(encoding="utf-8"))
     merges = [tuple(pair) for pair in data["merges"]]
     vocabulary = [*SPECIALS.values(), *data["alphabet"], *(left + right for left, right in merges)]
-    model = models.BPE(
+    model = BPE(
         vocab={token: i for i, token in enumerate(vocabulary)}, merges=merges, unk_token="<unk>", fuse_unk=False
     )
     backend = Tokenizer(model)

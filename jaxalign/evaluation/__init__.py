@@ -36,6 +36,7 @@ from jaxalign.evaluation._plot import plot_frontier, save_figure
 from jaxalign.evaluation._plot_curves import plot_curves
 from jaxalign.evaluation._plot_growth import plot_growth
 from jaxalign.evaluation._plot_intervals import plot_intervals
+from jaxalign.evaluation._plot_scores import ScorePoint, plot_scores
 from jaxalign.evaluation._plot_wins import plot_pairwise, plot_win_rate
 from jaxalign.evaluation._report import ReportFigure, ReportPart, ReportSamples, ReportTable, ReportText, html_report
 from jaxalign.evaluation._rouge import copied_share, rouge
@@ -87,6 +88,7 @@ __all__ = [
     "ReportText",
     "RewardAtKL",
     "RewardDifference",
+    "ScorePoint",
     "SequenceKL",
     "TieRule",
     "WinRate",
@@ -132,6 +134,7 @@ __all__ = [
     "plot_growth",
     "plot_intervals",
     "plot_pairwise",
+    "plot_scores",
     "plot_win_rate",
     "read_judged",
     "read_pairs",

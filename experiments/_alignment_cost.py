@@ -1,0 +1,283 @@
+"""What a method pays until a judge gives it a target score: time, tokens, memory, each measured in the run itself.
+
+A run stops at the first measurement that reaches the target. The score it is then reported with is measured anew, on
+fresh samples: the one that stopped it was chosen for being high.
+"""
+
+import contextlib
+import gc
+import json
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+from experiments._hindsight import METHODS, Scale, Training
+from experiments._hindsight import train as train_hindsight
+from experiments._hindsight_reviews import ReviewsTask
+from experiments._sentiment import Method, Study, demonstrations
+from experiments._sentiment import train as train_pairs
+from experiments._sentiment_rlhf import PPO, train_ppo, train_reward
+from experiments._stages import Report
+from jaxalign import models
+from jaxalign.data import FeedbackPrompts
+from jaxalign.recipes import PreferenceObjective
+
+__all__ = ["PIPELINES", "Comparison", "Part", "Pipeline", "Point", "Run", "inputs_of", "run_pipeline"]
+
+Params = Any
+FRESH = 1000  # added to the seed of the samples that a run is reported with
+REWARD_ZERO = 256  # reviews on which the reward model's mean is 0
+
+
+@dataclass(frozen=True, kw_only=True)
+class Comparison:
+    """The numbers of one preset."""
+
+    study: Study
+    """Start model, openings, raters, preferences; DPO's and PPO's own numbers."""
+    hindsight: Training
+    """Chain of Hindsight's."""
+    target: float = 0.65
+    """The judge's mean P(positive) on held-out openings at which a run stops."""
+    beta: float = 0.1
+    """DPO's."""
+    target_kl: float = 6.0
+    """PPO's, nats a response."""
+    measure_every: int = 4
+    """Updates of DPO and Chain of Hindsight between measurements; PPO has ``study.rlhf.points``."""
+    scale: Scale = field(default_factory=Scale)
+    """How Chain of Hindsight is computed; the others are in float32, in one piece."""
+    seeds: tuple[int, ...] = (0, 1, 2)
+    """Training seeds."""
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """What a method needs once the preferences are there."""
+
+    name: str
+    stages: tuple[str, ...]
+    """Training stages, one after the other."""
+    resident: tuple[str, ...]
+    """Models held while the last of them trains."""
+    trained: tuple[Literal["policy", "scored"], ...]
+    """What all stages train: the policy, or as large a model with a head for scores."""
+
+
+PIPELINES = (
+    Pipeline("DPO", ("DPO",), ("policy", "reference"), ("policy",)),
+    Pipeline("CoH", ("CoH",), ("policy",), ("policy",)),
+    Pipeline(
+        "PPO", ("reward model", "PPO"), ("policy", "critic", "reference", "reward"), ("scored", "policy", "scored")
+    ),
+)
+
+
+@dataclass(frozen=True, kw_only=True)
+class Part:
+    """One training stage of a run."""
+
+    stage: str
+    updates: int
+    seconds: float
+    """Updates x the median time of one: without compilation and measurements."""
+    trained_tokens: int
+    """Tokens of the sequences in its updates, as often as they are passed over."""
+    generated_tokens: int
+    """Sampled by the stage itself."""
+    held_bytes: int
+    """Of the arrays that the run has on the devices after an update (weights, moments, data), the most seen."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Point:
+    """A measurement on the way."""
+
+    update: int
+    judge: float
+
+
+@dataclass(frozen=True, kw_only=True)
+class Run:
+    """A pipeline with one seed, up to the target or to its last update."""
+
+    pipeline: str
+    seed: int
+    reached: bool
+    parts: list[Part]
+    points: list[Point]
+    judge: list[float]
+    """P(positive) of every held-out opening at the end, fresh samples."""
+    trained_parameters: int
+
+    @classmethod
+    def from_json(cls, row: Mapping[str, Any]) -> "Run":
+        """What ``dataclasses.asdict`` made."""
+        return cls(**{
+            **row,
+            "parts": [Part(**part) for part in row["parts"]],
+            "points": [Point(**point) for point in row["points"]],
+        })  # fmt: skip
+
+    def total(self, name: Literal["seconds", "trained_tokens", "generated_tokens"]) -> float:
+        """Over all stages."""
+        return sum(getattr(part, name) for part in self.parts)
+
+    @property
+    def held_bytes(self) -> int:
+        """The most of any stage."""
+        return max(part.held_bytes for part in self.parts)
+
+    def cost_at(self, update: int, name: Literal["seconds", "generated_tokens"]) -> float:
+        """Up to an update of the last stage."""
+        *before, last = self.parts
+        return sum(getattr(part, name) for part in before) + getattr(last, name) * update / last.updates
+
+
+class _ReachedError(Exception):
+    """Ends a run at the target; nothing of its state is needed any more."""
+
+
+@dataclass
+class _Judge:
+    """Measures a model while it trains, and stops it at the target."""
+
+    task: ReviewsTask
+    target: float
+    last: int
+    """The last update of a run that is not stopped."""
+    seed: int
+    points: list[Point] = field(default_factory=list)
+    final: list[float] = field(default_factory=list)
+
+    def __call__(self, update: int, params: Params, prompts: FeedbackPrompts | None = None) -> None:
+        def judged(seed: int) -> list[float]:
+            return self.task.rated(params, prompts, seed=seed, report=_quiet)["judge"]
+
+        self.points.append(Point(update=update, judge=float(np.mean(judged(self.seed)))))
+        if self.reached or update == self.last:
+            self.final = judged(self.seed + FRESH)
+        if self.reached:
+            raise _ReachedError
+
+    @property
+    def reached(self) -> bool:
+        return bool(self.points) and self.points[-1].judge >= self.target
+
+
+def run_pipeline(
+    task: ReviewsTask, comparison: Comparison, pipeline: Pipeline, *, seed: int, directory: Path, report: Report
+) -> Run:
+    """Train a pipeline's stages up to the target; ``directory`` is for its metrics and is removed at the end."""
+    study, assets, training = comparison.study, task.assets, comparison.hindsight
+    last = {"DPO": study.steps, "CoH": training.steps, "PPO": study.rlhf.updates}[pipeline.stages[-1]]
+    judge = _Judge(task, comparison.target, last, seed)
+    reward: list[models.RewardModel] = []
+
+    def dpo(folder: Path, report: Report) -> None:
+        objective = PreferenceObjective(loss=("sigmoid",), beta=comparison.beta, temperature=study.temperature)
+        own = replace(study, measure_every=comparison.measure_every)
+        train_pairs(
+            task.config, task.start, assets.examples, Method("DPO", "", objective, seed), own,
+            evaluate=judge, report=report, directory=folder,
+        )  # fmt: skip
+
+    def hindsight(folder: Path, report: Report) -> None:
+        train_hindsight(
+            task.config, task.start, task.records, task.text, task.tokenizer, METHODS["CoH"], training,
+            templates=task.templates, kind=task.kind, seed=seed, report=report,
+            scale=replace(comparison.scale, checkpoints=True), directory=folder,
+            evaluate=judge, evaluate_every=comparison.measure_every,
+        )  # fmt: skip
+
+    def reward_model(folder: Path, report: Report) -> None:
+        windows = demonstrations(task.tokenizer, assets.sft_texts[:REWARD_ZERO], study)
+        own = replace(study, seed=seed)
+        found, _ = train_reward(task.config, task.start, assets.examples, windows, own, report, directory=folder)
+        reward.append(found)
+
+    def ppo(folder: Path, report: Report) -> None:
+        train_ppo(
+            task.config, task.start, assets.training, reward[0], PPO("learned", comparison.target_kl), study,
+            task.tokenizer, seed=seed, evaluate=judge, report=report, directory=folder,
+        )  # fmt: skip
+
+    train = {"DPO": dpo, "CoH": hindsight, "reward model": reward_model, "PPO": ppo}
+    gc.collect()
+    before = _live_bytes()
+    parts = []
+    for stage in pipeline.stages:
+        folder = directory / stage.replace(" ", "-")
+        shutil.rmtree(folder, ignore_errors=True)
+        held = 0
+
+        def watched(done: int, total: int, note: str = "", stage: str = stage) -> None:
+            nonlocal held
+            held = max(held, _live_bytes() - before)
+            report(done, total, f"{stage}: {note}")
+
+        with contextlib.suppress(_ReachedError):
+            train[stage](folder, watched)
+        parts.append(_part(stage, folder / "metrics.jsonl", held, study.rlhf.ppo_epochs if stage == "PPO" else 0))
+    shutil.rmtree(directory, ignore_errors=True)
+    return Run(
+        pipeline=pipeline.name,
+        seed=seed,
+        reached=judge.reached,
+        parts=parts,
+        points=judge.points,
+        judge=judge.final,
+        trained_parameters=_trained(task, study.frozen_layers, pipeline),
+    )
+
+
+def _part(stage: str, metrics: Path, held_bytes: int, rollout_passes: int) -> Part:
+    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
+    updates = [row for row in rows if "loss" in row]
+    tokens = sum(int(row["tokens"]) for row in updates)
+    return Part(
+        stage=stage,
+        updates=len(updates),
+        seconds=len(updates) * float(np.median([row["seconds"] for row in updates])),
+        trained_tokens=tokens * max(rollout_passes, 1),
+        generated_tokens=tokens if rollout_passes else 0,
+        held_bytes=held_bytes,
+    )
+
+
+def _trained(task: ReviewsTask, frozen_layers: int, pipeline: Pipeline) -> int:
+    """Numbers that all stages train."""
+
+    def count(config: models.ModelConfig, params: Params) -> int:
+        trainable = models.freeze(config, params, frozen_layers)[1]
+        return sum(int(np.prod(leaf.shape)) for leaf in jax.tree.leaves(trainable))
+
+    sizes = {
+        "policy": count(task.config, task.start),
+        "scored": count(*models.add_score_head(task.config, task.start, jax.random.key(0))),
+    }
+    return sum(sizes[name] for name in pipeline.trained)
+
+
+def _live_bytes() -> int:
+    return sum(array.nbytes for array in jax.live_arrays() if not array.is_deleted())
+
+
+def _quiet(done: int, total: int, note: str = "") -> None:
+    return None
+
+
+def inputs_of(comparison: Comparison) -> dict[str, Any]:
+    """What decides a run, beside the task's inputs, the pipeline and the seed."""
+    values = asdict(comparison)
+    del values["seeds"], values["study"]
+    study = asdict(comparison.study)
+    return values | {"study": {name: study[name] for name in ("frozen_layers", "rlhf", *_UPDATES)}}
+
+
+_UPDATES: Sequence[str] = ("steps", "prompts_per_step", "learning_rate", "warmup_steps")
