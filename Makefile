@@ -60,7 +60,8 @@ RUNS ?= runs/experiments
 
 experiments: check-accelerator
 	@for name in $(EXPERIMENTS); do \
-		$(BIN)/python -m experiments.$$name --preset mini --output-dir $(RUNS)/$$name || exit $$?; \
+		case $$name in human_vs_judge) from="--summaries $(RUNS)/tldr_summarization";; *) from=;; esac; \
+		$(BIN)/python -m experiments.$$name --preset mini --output-dir $(RUNS)/$$name $$from || exit $$?; \
 	done
 	$(BIN)/python -m experiments.report $(RUNS) --output $(RUNS)/report.html
 
