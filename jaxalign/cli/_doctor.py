@@ -134,9 +134,17 @@ def devices() -> Iterator[Finding]:
     unseen = _unseen_accelerators() if here[0].platform == "cpu" else ""
     if unseen:
         forced = os.environ.get("JAX_PLATFORMS") or os.environ.get("JAX_PLATFORM_NAME")
-        extra = "cuda" if "NVIDIA" in unseen else "tpu"
-        advice = f"JAX_PLATFORMS is {forced}" if forced else f"pip install 'jaxalign[{extra}]'"
+        advice = f"JAX_PLATFORMS is {forced}" if forced else _to_be_seen("NVIDIA" in unseen)
         yield Finding("accelerator", f"{unseen}, which jax does not see", "warning", advice)
+
+
+def _to_be_seen(nvidia: bool) -> str:
+    """What would let jax see an accelerator."""
+    if not nvidia:
+        return "pip install 'jaxalign[tpu]'"
+    if any("cuda" in plugin.name for plugin in importlib.metadata.entry_points(group="jax_plugins")):
+        return "jax's CUDA plugin is installed: look at the NVIDIA driver (nvidia-smi), which may be too old for it"
+    return "pip install 'jaxalign[cuda]'"
 
 
 def kernels() -> Iterator[Finding]:
@@ -237,11 +245,15 @@ def disks(output_dir: Path) -> Iterator[Finding]:
     except ImportError:
         pass
     for name, folder in places:
-        there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
-        if not there.is_dir() or not os.access(there, os.W_OK):
-            yield Finding(name, f"{folder}: cannot be written", "error" if name == "output folder" else "warning")
+        try:
+            there = next(path for path in (folder.absolute(), *folder.absolute().parents) if path.exists())
+            reason = "" if there.is_dir() and os.access(there, os.W_OK) else "cannot be written"
+            free = shutil.disk_usage(there).free
+        except OSError as error:  # a parent that may not be entered
+            reason = f"cannot be looked at ({error.strerror})"
+        if reason:
+            yield Finding(name, f"{folder}: {reason}", "error" if name == "output folder" else "warning")
             continue
-        free = shutil.disk_usage(there).free
         little = free < LITTLE_DISK
         advice = "a checkpoint holds the parameters and the optimizer's state: 12 bytes a parameter" if little else ""
         yield Finding(name, f"{folder}: {free / GIGABYTE:.1f} GB free", "warning" if little else "ok", advice)

@@ -230,8 +230,9 @@ def _items(config: JudgeConfig) -> "list[Item]":
     from jaxalign.evaluation.judges import Item
 
     found = []
+    rows = _pairs(config) if config.pairs is not None else _matched(config)
     for axis in config.asked:
-        for place, prompt, ours, theirs, names in _pairs(config) if config.pairs is not None else _matched(config):
+        for place, prompt, ours, theirs, names in rows:
             if config.judge == "reward" and not isinstance(prompt, str):
                 raise InputError(f"{place}: field 'prompt': a reward is given texts here, this is a list of messages")
             found.append(Item(prompt=as_text(prompt, place), ours=ours, theirs=theirs, names=names, axis=axis))
@@ -251,9 +252,8 @@ def _pairs(config: JudgeConfig) -> list[_Row]:
     assert config.pairs is not None
     rows: list[_Row] = []
     for pair in read_pairs(config.pairs, ours=config.ours, keep_equal=True)[0]:  # equal ones are ties
-        place = f"{config.pairs}: row {pair.row}"
-        ours, theirs = (text(output, place) for output in pair.outputs)
-        rows.append((place, pair.prompt, ours, theirs, pair.systems))
+        ours, theirs = (text(output, pair.place) for output in pair.outputs)
+        rows.append((pair.place, pair.prompt, ours, theirs, pair.systems))
     return rows
 
 

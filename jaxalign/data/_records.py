@@ -67,7 +67,8 @@ def get(record: Record, field: str, place: str) -> Any:
 
 def _renamed(record: Record) -> str:
     """Which foreign fields look like ours, as the end of a message."""
-    found = {str(name): near for name in record if (near := nearest(str(name), sorted(FIELDS))) is not None}
+    foreign = [str(name) for name in record if name not in FIELDS]
+    found = {name: near for name in foreign if (near := nearest(name, sorted(FIELDS))) is not None}
     return "; did you mean " + ", ".join(f"{near!r} by {name!r}" for name, near in found.items()) + "?" if found else ""
 
 

@@ -48,20 +48,24 @@ def build_prompts(
     """The prompts of records, explicit or those of preference pairs; answers, where there are any, are not read.
 
     ``text_prefix=(a, b)``: a ``text`` gives the prompt of its first n tokens, BOS not counted, with n drawn from a to
-    b, both included, as a pure function of ``seed`` and the row's index.
+    b, both included, as a pure function of ``seed`` and the row's index. A prompt is a text, tokenised as any other:
+    where that cuts this beginning otherwise than the whole text, or a token ends within a character, it has about n.
 
     Raises:
-      InputError: a bad row (file, row and field), unless ``on_bad_row`` is "skip"; or no prompt is left.
+      InputError: a bad row (file, row and field), unless ``on_bad_row`` is "skip"; no prompt is left; or no record is
+        one that ``text_prefix`` is for.
     """
     encoder = as_encoder(tokenizer)
     truncation = Truncation() if truncation is None else truncation
     counters = counters_of(records)
     prompts = []
+    texts = 0
     for index, record in enumerate(records):
         place = place_of(records, index)
         own = Counters()
         try:
             if record.get("text") is not None and record.get("prompt") is None:
+                texts += 1
                 record = {"prompt": _beginning(record, encoder, text_prefix, (seed, index), place)}
             content = _records.prompt(record, place)
             ids = prompt_tokens(
@@ -80,6 +84,8 @@ def build_prompts(
     counters.examples = len(prompts)
     if not prompts:
         raise InputError(f"no prompt to sample from ({counters.summary()})")
+    if text_prefix is not None and not texts:
+        raise InputError("--text-prefix: every record has a prompt of its own; it is for records of 'text' alone")
     return prompts, counters
 
 

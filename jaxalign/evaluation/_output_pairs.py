@@ -2,7 +2,7 @@
 
 import itertools
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,10 +20,12 @@ class Pair:
     """Two systems' outputs to one prompt, in the order of the file, not the one shown."""
 
     row: int
-    """Of the file of records, counted from 1: pairs of one row share their prompt."""
+    """The record's number in its file, counted from 1: pairs of one row share their prompt."""
     prompt: Content
     systems: tuple[str, str]
     outputs: tuple[Content, Content]
+    place: str = field(default="", compare=False)
+    """Where the record came from, for messages."""
 
 
 def read_pairs(path: str | Path, *, ours: str | None = None, keep_equal: bool = False) -> tuple[list[Pair], int]:
@@ -54,7 +56,8 @@ def read_pairs(path: str | Path, *, ours: str | None = None, keep_equal: bool = 
                 same += 1
                 if not keep_equal:
                     continue
-            pairs.append(Pair(index + 1, _plain(prompt), (one, other), (_plain(outputs[one]), _plain(outputs[other]))))
+            texts = (_plain(outputs[one]), _plain(outputs[other]))
+            pairs.append(Pair(index + 1, _plain(prompt), (one, other), texts, place))
     if not pairs:
         raise InputError(f"{path}: nothing to compare: in every row the outputs are the same text")
     return pairs, same

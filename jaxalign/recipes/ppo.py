@@ -54,7 +54,7 @@ class PPOConfig(PPOFitConfig, FolderConfig):
     prompt_truncation: Literal["error", "keep_end", "drop"] = "error"
     """A prompt over its limit: stop and name it, keep its end, or leave the record out and count it."""
     text_prefix: tuple[int, int] | None = None
-    """Of records of ``text`` alone (reviews): the prompt is its first N tokens, N drawn from these two, such as 2 8."""
+    """Of records of ``text`` alone (reviews): the prompt is about its first N tokens, N drawn from these, say 2 8."""
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -1,11 +1,13 @@
 """``jaxalign doctor``: what it says of versions, devices, the hub and disks, and when it ends with status 1."""
 
+import errno
 import http.server
 import importlib.metadata
 import json
 import os
 import stat
 import threading
+from pathlib import Path
 
 import pytest
 from huggingface_hub import constants
@@ -113,13 +115,34 @@ def test_a_folder_that_cannot_be_written_is_an_error(hub, report, tmp_path):
     assert (status, found["output folder"]["status"]) == (1, "error")
 
 
+def test_a_parent_that_may_not_be_entered_is_an_error(hub, report, tmp_path, monkeypatch):
+    exists = Path.exists
+
+    def closed(path, **options):
+        if path.name == "inside":
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return exists(path, **options)
+
+    monkeypatch.setattr(Path, "exists", closed)
+    status, found = report("--output-dir", tmp_path / "inside")
+    assert (status, found["output folder"]["status"]) == (1, "error")
+    assert found["output folder"]["value"] == f"{tmp_path / 'inside'}: cannot be looked at (Permission denied)"
+
+
 def test_little_disk_is_a_warning(hub, report, monkeypatch):
     monkeypatch.setattr(_doctor, "LITTLE_DISK", 1 << 62)
     status, found = report()
     assert (status, found["output folder"]["status"]) == (0, "warning")
 
 
-def test_a_gpu_that_jax_does_not_see(hub, report, monkeypatch, tmp_path):
+@pytest.mark.parametrize(
+    ("plugins", "advice"), [([], "pip install 'jaxalign[cuda]'"), (["xla_cuda13"], "NVIDIA driver")]
+)
+def test_a_gpu_that_jax_does_not_see(plugins, advice, hub, report, monkeypatch, tmp_path):
+    monkeypatch.delenv("JAX_PLATFORMS", raising=False)
+    monkeypatch.delenv("JAX_PLATFORM_NAME", raising=False)
+    found = [importlib.metadata.EntryPoint(name, f"jax_plugins.{name}", "jax_plugins") for name in plugins]
+    monkeypatch.setattr(importlib.metadata, "entry_points", lambda group: found)
     tool = tmp_path / "nvidia-smi"
     tool.write_text("#!/bin/sh\necho 'GPU 0: NVIDIA H100 80GB HBM3 (UUID: GPU-1)'\n")
     tool.chmod(tool.stat().st_mode | stat.S_IXUSR)
@@ -127,6 +150,8 @@ def test_a_gpu_that_jax_does_not_see(hub, report, monkeypatch, tmp_path):
     found = report()[1]["accelerator"]
     assert found["status"] == "warning"
     assert found["value"] == "NVIDIA: 1 x NVIDIA H100 80GB HBM3, which jax does not see"
+    assert advice in found["advice"]
+    assert ("pip" in found["advice"]) == (not plugins)
 
 
 def test_a_timeout_must_be_positive(refused):

@@ -220,6 +220,21 @@ def test_a_refused_comparison_is_invalid_with_its_reason_and_asked_once(shell, p
     assert "filtered" in row["text"]
 
 
+def test_a_row_is_named_by_its_line_and_files_are_read_once(refused, tmp_path, monkeypatch):
+    turns = [{"role": "user", "content": "Hi"}]
+    row = json.dumps({"prompt": turns, "outputs": {"first": "a", "second": "b"}})
+    path = tmp_path / "pairs.jsonl"
+    path.write_text(f"\n{row}\n")
+    flags = ("judge", "run", "--judge", "reward", "--model", LENGTH, "--pairs", path, "--output-dir", tmp_path / "out")
+    assert refused(*flags).startswith(f"{path}: row 2: field 'prompt': a reward is given texts here")
+    read, pairs = [], _judge._pairs
+    monkeypatch.setattr(_judge, "_pairs", lambda config: read.append(config) or pairs(config))
+    settings = {"model": "m", "output_dir": tmp_path, "pairs": path, "axes": ("accuracy", "coverage")}
+    found = _judge._items(_judge.JudgeConfig(judge="openai", **settings))
+    assert [item.axis for item in found] == ["accuracy", "coverage"]
+    assert len(read) == 1
+
+
 def test_judges_of_one_model_have_labels_of_their_own(tmp_path):
     settings = {"model": "m", "output_dir": tmp_path, "pairs": tmp_path}
     kinds = ("openai", "likelihood", "sampled", "reward")

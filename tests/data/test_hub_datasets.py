@@ -98,6 +98,14 @@ def test_the_beginning_of_a_review_is_a_prompt(hub):
             assert list(prompt.tokens) == tokenizer.encode(prompt.content)
 
 
+def test_a_text_prefix_that_no_record_needs_is_refused():
+    given = [{"prompt": "Why?"}, {"prompt": "How?", "text": "How?"}]
+    assert len(build_prompts(given, toy.byte_level())[0]) == 2
+    with pytest.raises(InputError, match="--text-prefix: every record has a prompt of its own"):
+        build_prompts(given, toy.byte_level(), text_prefix=(2, 8))
+    assert len(build_prompts([*given, {"text": "A film."}], toy.byte_level(), text_prefix=(2, 8))[0]) == 3
+
+
 def test_dialogues_that_part_before_the_last_answer_are_refused_or_counted(tmp_path):
     parted = {"chosen": HH["chosen"], "rejected": "\n\nHuman: Hi.\n\nAssistant: No.\n\nHuman: Rain?\n\nAssistant: Yes."}
     shorter = {"chosen": HH["chosen"], "rejected": "\n\nHuman: Hi.\n\nAssistant: Yes! Bye."}

@@ -39,6 +39,8 @@ COMPLETION = {"prompt": "a", "completion": "b"}
     [
         ({}, "missing field: needs text, messages, .*; it has: none"),
         ({"question": "a"}, "missing field: .*; it has: question"),
+        ({"label": True}, r"missing field: .*; it has: label$"),
+        ({"label": True, "prompts": "a"}, r"; did you mean 'prompt' by 'prompts'\?$"),
         ("text", "expected an object, got str"),
         ({"completion": "b"}, "missing field 'prompt'"),
         ({"prompt": "a"}, "missing field 'completion'"),

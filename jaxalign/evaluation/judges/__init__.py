@@ -10,7 +10,7 @@ from jaxalign.evaluation._wins import Outcome
 from jaxalign.evaluation.judges._answer import read_answer
 from jaxalign.evaluation.judges._cache import VerdictCache
 from jaxalign.evaluation.judges._compare import Item, Judged, compare, judged_so_far, shown
-from jaxalign.evaluation.judges._endpoint import EndpointConfig, EndpointError, OpenAIJudge, Usage
+from jaxalign.evaluation.judges._endpoint import AllRefused, EndpointConfig, EndpointError, OpenAIJudge, Usage
 from jaxalign.evaluation.judges._likelihood import LikelihoodJudge
 from jaxalign.evaluation.judges._prompts import BUILT_IN_PROMPTS, AnswerForm, JudgePrompts, load_prompts
 from jaxalign.evaluation.judges._reward import RewardJudge
@@ -18,6 +18,7 @@ from jaxalign.evaluation.judges._sampled import SampledJudge
 
 __all__ = [
     "BUILT_IN_PROMPTS",
+    "AllRefused",
     "AnswerForm",
     "Comparison",
     "EndpointConfig",

@@ -100,6 +100,11 @@ class VerdictCache:
                 )
         return found
 
+    def has_answers(self, name: str, version: str) -> bool:
+        """Whether it holds a valid verdict of this judge, whatever was compared."""
+        query = "SELECT 1 FROM verdicts WHERE judge = ? AND version = ? AND preference != 'invalid' LIMIT 1"
+        return bool(self._execute(query, valid_text(name), valid_text(version)))
+
     def store(self, name: str, version: str, comparison: Comparison, verdict: Verdict) -> None:
         """Write one verdict; the first on a comparison stays."""
         self._execute(

@@ -10,6 +10,7 @@ from typing import get_args
 from jaxalign.evaluation._comparison import Comparison, Judge, Preference, Verdict
 from jaxalign.evaluation._wins import Outcome
 from jaxalign.evaluation.judges._cache import VerdictCache, verdict_key
+from jaxalign.evaluation.judges._endpoint import AllRefused
 
 __all__ = ["Item", "Judged", "compare", "judged_so_far", "shown"]
 
@@ -116,7 +117,14 @@ def compare(
                 cache.store(name, version, orders[places[key][0]][0], verdict)
             keep(key, verdict)
 
-        judge.judge([orders[places[key][0]][0] for key in wanted], on_verdict)
+        try:
+            judge.judge([orders[places[key][0]][0] for key in wanted], on_verdict)
+        except AllRefused as refusal:
+            # The last few of an evaluation may well be refused; where none was answered ever, the settings are.
+            if cache is None or not cache.has_answers(name, version):
+                raise
+            for index, verdict in refusal.verdicts:
+                on_verdict(index, verdict)
         if missing := sum(key not in verdicts for key in wanted):
             raise RuntimeError(f"judge {name}: told no verdict on {missing} of {len(wanted)} comparisons")
 

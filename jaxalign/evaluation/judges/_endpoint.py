@@ -17,10 +17,11 @@ from jaxalign.evaluation.judges._limits import Pace, back_off
 from jaxalign.evaluation.judges._prompts import JudgePrompts, load_prompts
 from jaxalign.evaluation.judges._reply import Failure, Reply, failure_of, read_reply, valid_text
 
-__all__ = ["EndpointConfig", "EndpointError", "OpenAIJudge", "Usage"]
+__all__ = ["AllRefused", "EndpointConfig", "EndpointError", "OpenAIJudge", "Usage"]
 
 OnVerdict = Callable[[int, Verdict], None]
 
+_REFUSED = "refused: "
 _LONGEST = 300  # characters of a reason
 _CHARACTERS_A_TOKEN = 4  # of English, for the estimate that the answer's own count corrects
 
@@ -87,6 +88,15 @@ class EndpointConfig:
 
 class EndpointError(RuntimeError):
     """Some comparisons have no verdict, because the endpoint gave none; the others' verdicts are kept."""
+
+
+class AllRefused(InputError):
+    """Every comparison was refused: it is the settings that are, unless they are known to have been answered before."""
+
+    def __init__(self, message: str, verdicts: Sequence[tuple[int, Verdict]]) -> None:
+        super().__init__(message)
+        self.verdicts = tuple(verdicts)
+        """Index and "invalid" verdict of each, for whoever knows better."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -175,6 +185,7 @@ class OpenAIJudge:
         Raises:
           InputError: no client installed, no key in the environment, the key is refused, no such model or path, all of
             the first comparisons refused: asking again cannot help.
+          AllRefused: every comparison refused, however few; no verdict was told.
           EndpointError: some comparisons were given up, once the others are done.
         """
         if not comparisons:
@@ -186,12 +197,16 @@ class OpenAIJudge:
             raise InputError("openai is not installed; run: pip install 'jaxalign[judges]'") from error
         course = _Course()
         _run(self._ask_all(questions, self._key(), on_verdict, course))
-        course.release(on_verdict)
-        if course.given_up:
+        who = f"{self.name} at {self._config.base_url}"
+        if course.given_up:  # those kept back are asked again, too
+            missing = len(course.given_up) + len(course.refused)
             raise EndpointError(
-                f"{self.name} at {self._config.base_url}: {len(course.given_up)} of {len(comparisons)} comparisons "
-                f"have no verdict; the last reason: {course.given_up[-1]}"
+                f"{who}: {missing} of {len(comparisons)} comparisons have no verdict; the last reason: "
+                f"{course.given_up[-1]}"
             )
+        if course.refused:
+            reason = course.refused[-1][1].text.removeprefix(_REFUSED)
+            raise AllRefused(f"{who}: refuses all of {len(comparisons)} comparisons: {reason}", course.refused)
 
     def _key(self) -> str | None:
         variable = self._config.api_key_variable
@@ -259,7 +274,7 @@ class OpenAIJudge:
             if found.final:
                 raise InputError(f"{self.name} at {self._config.base_url}: {reason}")
             if found.refused:
-                course.refused.append((index, Verdict(preference="invalid", text=f"refused: {reason}")))
+                course.refused.append((index, Verdict(preference="invalid", text=_REFUSED + reason)))
                 if course.answered:
                     course.release(on_verdict)
                 elif len(course.refused) >= self._config.give_up_after:

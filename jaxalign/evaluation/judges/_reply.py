@@ -11,8 +11,9 @@ __all__ = ["Failure", "Reply", "failure_of", "read_reply", "valid_text"]
 _MOST_TOKENS = 2**40
 # Too late, in conflict, too many; and whatever is the server's own fault.
 _PASSING = (408, 409, 429)
-# Who asks, for what and where: wrong now is wrong for every comparison.
-_FINAL = (401, 402, 403, 404, 405)
+# What is wrong with this question, or with a setting; any other status is wrong for every comparison.
+_REFUSED = (400, 413, 422)
+_REFUSED_CODES = ("content_filter", "content_policy_violation")
 _FINAL_CODES = (
     "insufficient_quota", "invalid_api_key", "invalid_model", "model_not_found", "unknown_parameter",
     "unsupported_parameter", "unsupported_value",
@@ -83,10 +84,15 @@ def failure_of(error: Exception, timeout: float) -> Failure:
         raise error
     status, headers = error.status_code, error.response.headers
     reason = f"status {status}: {_line(error)}"
-    if status in _FINAL or _code(error) in _FINAL_CODES:
-        return Failure(reason, final=True)
-    passing = status in _PASSING or status >= 500
-    return Failure(reason, passing, refused=not passing, retry_after=retry_after(headers) if passing else None)
+    code = _code(error)
+    if code in _REFUSED_CODES:
+        return Failure(reason, refused=True)
+    if code not in _FINAL_CODES:
+        if status in _PASSING or status >= 500:
+            return Failure(reason, passing=True, retry_after=retry_after(headers))
+        if status in _REFUSED:
+            return Failure(reason, refused=True)
+    return Failure(reason, final=True)
 
 
 def _code(error: Any) -> Any:

@@ -13,11 +13,14 @@ import pytest
 from benchmarks._judge_server import Act, JudgeServer, faulty, key_of, verdict_of
 from jaxalign.errors import InputError
 from jaxalign.evaluation.judges import (
+    AllRefused,
     Comparison,
     EndpointConfig,
     EndpointError,
+    Item,
     OpenAIJudge,
     VerdictCache,
+    compare,
     load_prompts,
 )
 
@@ -186,9 +189,65 @@ def test_a_question_that_the_server_refuses_is_an_invalid_verdict(concurrency):
         assert [one.preference for index, one in found.items() if index not in (0, 3)].count("invalid") == 0
 
 
-def test_a_question_alone_that_is_refused_is_invalid():
-    with JudgeServer(lambda *_: Act(status=422, body=TOO_LONG)) as server:
-        assert ask(judge_at(server), comparisons(1))[0].preference == "invalid"
+@pytest.mark.parametrize("status", [400, 413, 422])
+@pytest.mark.parametrize("count", [1, 9])
+def test_where_all_are_refused_it_is_the_settings_however_few(status, count):
+    given = {}
+    with JudgeServer(lambda *_: Act(status=status, body=TOO_LONG)) as server:
+        with pytest.raises(
+            AllRefused, match=f"refuses all of {count} comparisons: status {status}: .*too long"
+        ) as found:
+            judge_at(server).judge(comparisons(count), given.__setitem__)
+        assert sum(server.asked.values()) == count
+    assert given == {}
+    assert sorted(index for index, _ in found.value.verdicts) == list(range(count))
+
+
+def test_what_is_refused_has_no_verdict_before_one_was_ever_answered(tmp_path):
+    """Nothing is stored, so that a rerun asks again; the last one of an evaluation may be refused alone."""
+    some = [Item(prompt=f"item-{i} text", ours="one", theirs="two") for i in range(3)]
+    broken = True
+
+    def behave(question, _):
+        return Act(status=400, body=TOO_LONG) if broken or "item-0 " in question else Act()
+
+    with JudgeServer(behave) as server, VerdictCache(tmp_path / "verdicts.sqlite") as cache:
+        judge = judge_at(server)
+        for _ in range(2):
+            with pytest.raises(InputError, match="refuses all of 3 comparisons"):
+                compare(judge, some, seed=0, cache=cache)
+            assert len(cache) == 0
+        broken = False
+        compare(judge, some[1:], seed=0, cache=cache)
+        other = judge_at(server, max_tokens=9)  # of which the cache knows nothing
+        with pytest.raises(InputError, match="refuses all of 1 comparisons"):
+            compare(other, some[:1], seed=0, cache=cache)
+        for _ in range(2):
+            assert [one.outcome == "invalid" for one in compare(judge, some, seed=0, cache=cache)] == [
+                True,
+                False,
+                False,
+            ]
+        assert server.asked["item-0"] == 2 + 1 + 1
+
+
+def test_what_is_refused_is_asked_again_where_nothing_else_was_answered():
+    given = {}
+    refused, away = Act(status=400, body=TOO_LONG), Act(status=500, body="x")
+    with (
+        JudgeServer(lambda question, _: refused if "item-0 " in question else away) as server,
+        pytest.raises(EndpointError, match=r"3 of 3 comparisons have no verdict.*status 500"),
+    ):
+        judge_at(server, max_attempts=1).judge(comparisons(3), given.__setitem__)
+    assert given == {}
+
+
+@pytest.mark.parametrize("status", [400, 403])
+def test_a_filter_withholds_one_question_by_whatever_status(status):
+    body = '{"error": {"message": "no", "code": "content_filter"}}'
+    with JudgeServer(lambda question, _: Act(status=status, body=body) if "item-1 " in question else Act()) as server:
+        found = ask(judge_at(server), comparisons(3))
+    assert [found[index].preference == "invalid" for index in range(3)] == [False, True, False]
 
 
 def test_a_server_that_refuses_all_is_asked_no_more_and_leaves_no_verdict():
@@ -223,9 +282,9 @@ def test_nobody_listens():
         ask(judge_at(server, max_attempts=2), comparisons(2))
 
 
-@pytest.mark.parametrize("status", [401, 403, 404])
+@pytest.mark.parametrize("status", [303, 401, 403, 404, 410, 418])
 def test_what_no_question_can_change_ends_at_once(status):
-    body = '{"error": {"message": "wrong key KEY", "code": "invalid_api_key"}}'.replace("KEY", KEY)
+    body = '{"error": {"message": "wrong key KEY", "code": null}}'.replace("KEY", KEY)
     with JudgeServer(lambda *_: Act(status=status, body=body)) as server:
         with pytest.raises(InputError, match=rf"loopback at http.*status {status}.*wrong key \*\*\*") as caught:
             ask(judge_at(server, concurrency=2), comparisons(100))

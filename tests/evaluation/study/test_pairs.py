@@ -41,8 +41,16 @@ def test_what_cannot_be_compared_is_refused_by_file_and_row(tmp_path):
     with pytest.raises(InputError, match=r"row 1: no output of 'z' \(--ours\); it has x, y"):
         study.read_pairs(path, ours="z")
     write(path, [{"prompt": "a", "outputs": {"x": "1", "y": "1"}}])
-    with pytest.raises(InputError, match="nothing to compare"):
+    with pytest.raises(InputError, match="nothing to compare: in every row the outputs are the same text"):
         study.read_pairs(path)
+    assert [pair.outputs for pair in study.read_pairs(path, keep_equal=True)[0]] == [("1", "1")]
+
+
+def test_a_pair_knows_its_line(tmp_path):
+    path = tmp_path / "outputs.jsonl"
+    path.write_text("\n" + json.dumps({"prompt": "a", "outputs": {"x": "1", "y": "2"}}) + "\n")
+    (pair,), _ = study.read_pairs(path)
+    assert (pair.row, pair.place) == (1, f"{path}: row 2")
 
 
 def test_axes_by_name_or_with_a_question_of_ones_own():
