@@ -32,4 +32,4 @@ def test_a_refusal_names_the_nearest(case, model, files, tmp_path, refused):
 def test_fields_of_other_names_are_matched_with_ours(model, tmp_path, refused):
     path = toy.write_jsonl(tmp_path / "rows.jsonl", [{"promt": "a", "answer": "b"}])
     line = refused("sft", "--model", model, "--dataset", path, "--output-dir", tmp_path / "out")
-    assert line.endswith("it has: answer, promt; did you mean 'prompt' by 'promt'?")
+    assert "it has: answer, promt; did you mean 'prompt' by 'promt'?" in line
