@@ -211,7 +211,7 @@ BAD = {
     ),
     "log_prob": (["--completions", "FILE"], [GOOD | {"log_prob": "x"}], "FILE: row 1: field 'log_prob' is 'x', no"),
     "one name twice": (["--completions", "FILE", "rows=FILE"], [GOOD], "--completions: two files are called 'rows'"),
-    "ties": (["--verdicts", "FILE", "--ties", "drop"], [GOOD], "--ties: expected one of half, exclude, separate, got 'drop'"),
+    "ties": (["--verdicts", "FILE", "--ties", "drop"], [GOOD], "--ties: expected one of half, exclude, separate, got"),
     "a verdict": (["--verdicts", "FILE"], [GOOD], "FILE: row 1: missing field 'ours'"),
     "samples": (["--verdicts", "x", "--samples-shown", "-1"], [], "--samples-shown: must be at least 0, is -1"),
     "reward": (["--completions", "FILE", "--reward", "nowhere.py:f"], [GOOD], "--reward: nowhere.py: no such file"),
