@@ -32,6 +32,7 @@ from jaxalign.data._encoder import Encoder, TokenizerLike
 from jaxalign.data._example import Example, ExtraSpec, extra_specs, unshare, with_extras
 from jaxalign.data._feedback_records import Output, RatedOutputs, Turn, rated_outputs
 from jaxalign.data._fingerprint import fingerprint
+from jaxalign.data._hub import parse_source
 from jaxalign.data._iterator import BatchIterator, BatchSource, make_batches, make_iterator
 from jaxalign.data._outputs import named_outputs
 from jaxalign.data._plan import BatchPlan, Mixture, Sizes, example_sizes
@@ -116,6 +117,7 @@ __all__ = [
     "make_batches",
     "make_iterator",
     "named_outputs",
+    "parse_source",
     "preference_example",
     "prompt_tokens",
     "ranked_example",

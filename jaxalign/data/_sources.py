@@ -237,16 +237,24 @@ def load_records(
 
     ``path_or_hub_id``: a JSONL, JSON, CSV (each also ``.gz``) or Parquet file, a folder saved by
     ``datasets.save_to_disk`` or one of data files, or a hub id. A hub id's configuration is ``config``, or stands
-    behind it, "ID:CONFIG"; "@SPLIT" behind either goes before ``split``. What exists under that very name comes first.
+    behind it, "ID:CONFIG"; a folder's or hub id's split is ``split``, or stands behind it, "@SPLIT" (and ``split`` is
+    "train", which it is by itself). What exists under that very name comes first.
     ``limit`` keeps the first rows. ``on_bad_row="skip"`` skips and counts a row that is no JSON object.
 
-    Raises ``InputError`` naming the file (a missing or unreadable file, an unknown split) or the file and row (rows are
+    Raises ``InputError`` naming the file (a missing or unreadable file, an unknown split, two different splits or
+    configurations) or the file and row (rows are
     counted from 1; in JSONL they are line numbers).
     """
     if on_bad_row not in ("error", "skip"):
         raise InputError(f"on_bad_row is {on_bad_row!r}, must be 'error' or 'skip'")
     source, counters = str(path_or_hub_id), Counters()
     name, own_config, own_split = parse_source(source)
+    for what, own, given, unsaid in (
+        ("splits", own_split, split, "train"),
+        ("configurations", own_config, config, None),
+    ):
+        if own is not None and given not in (own, unsaid):
+            raise InputError(f"{source}: two different {what}, {own!r} in the name and {given!r} beside it; give one")
     rows: list[Mapping[str, Any]] = []
     places: list[str] = []
     iterator = _rows(name, own_split or split, own_config or config)

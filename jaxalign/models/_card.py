@@ -11,6 +11,7 @@ import jax
 CARD = "README.md"
 # A card without this line is somebody's own.
 MARK = "<!-- Written by jaxalign; remove this line to keep what you change below. -->"
+WRITTEN_BY_A_RUN = ("final", "adapter")
 
 Value = str | Sequence[str]
 
@@ -49,11 +50,20 @@ def write_card(folder: str | Path, text: str) -> bool:
 
 
 def public_name(name: str | Path) -> str:
-    """A model's or data set's name as a card may say it: a local path by its last part, everything else as it is."""
+    """A model's or data set's name as a card may say it: a local path by its last part, everything else as it is.
+
+    Every run writes ``final`` and ``adapter``: these have their run's folder in front.
+    """
     text = str(name)
     path = Path(text).expanduser()
     local = isinstance(name, Path) or path.is_absolute() or text.startswith((".", "~")) or _exists(path)
-    return (path.name or path.resolve().name) if local else text
+    if not local:
+        return text
+    given = Path(text)  # "~" would become somebody's name
+    run = given.parent.name
+    if given.name in WRITTEN_BY_A_RUN and run not in ("", "..", "~"):
+        return f"{run}/{given.name}"
+    return given.name or str(given)
 
 
 def code(text: str) -> str:
@@ -63,16 +73,22 @@ def code(text: str) -> str:
 
 
 def base_of(name: str | Path) -> str | None:
-    """The hub's model that a model comes from: itself, or what the card of its folder says. None where none is said."""
+    """The hub's model that a model comes from: itself, or what the card of its folder says. None where none is said.
+
+    A card without an owner before its base's name means the hub's only where jaxalign wrote it.
+    """
     path = Path(name).expanduser()
     if not _exists(path):
         return str(name) if re.fullmatch(r"[\w-][\w.-]*(/[\w.-]+)?", str(name)) else None
     try:
-        head = (path / CARD).read_text(encoding="utf-8").split("\n---", 1)[0]
+        text = (path / CARD).read_text(encoding="utf-8")
     except (OSError, UnicodeDecodeError):
         return None
-    found = re.search(r'^base_model:[ \n-]*"?([\w-][\w.-]*/[\w.-]+)"?$', head, re.MULTILINE)
-    return found[1] if found and head.startswith("---") else None
+    head = text.split("\n---", 1)[0]
+    found = re.search(r'^base_model:[ \n-]*"?([\w-][\w.-]*(?:/[\w.-]+)?)"?$', head, re.MULTILINE)
+    if found is None or not head.startswith("---"):
+        return None
+    return found[1] if "/" in found[1] or MARK in text else None
 
 
 def has_chat_template(folder: str | Path) -> bool:

@@ -12,16 +12,27 @@ from typing import Any
 import jax
 
 import jaxalign
-from jaxalign import models
-from jaxalign.recipes._config import UNCHECKED, FolderConfig
-from jaxalign.recipes._methods import Method, methods_of
+from jaxalign import data, models
+from jaxalign.recipes._config import FolderConfig
+from jaxalign.recipes._methods import Method, further_terms, methods_of
+from jaxalign.recipes._public import public_dataset, public_rater
 from jaxalign.recipes._resume import OF_A_PROCESS
 from jaxalign.recipes._shared import say
 
 __all__ = ["Card", "write_card"]
 
-# Said elsewhere in the card, or nothing of the model: where it ran, how often it was saved.
-LEFT_OUT = UNCHECKED | {*OF_A_PROCESS, "model", "dataset", "dataset_split", "dataset_limit", "attention", "remat"}
+# Said elsewhere in the card, or nothing of the model: where it ran, how it was watched, how often it was saved.
+LEFT_OUT = {
+    *OF_A_PROCESS, "model", "dataset", "dataset_split", "dataset_limit", "output_dir", "mesh", "sharding_rules",
+    "attention", "remat", "save_every", "keep_checkpoints", "keep_every", "keep_best_by", "log_every", "tensorboard",
+    "stop_deadline", "step_timeout", "slow_timeout", "loss_spike", "debug", "eval_split", "pretraining_split",
+}  # fmt: skip
+# Settings that begin so do nothing without that one.
+NEEDS = {"eval_": "eval_dataset", "pretraining_": "pretraining_dataset", "lora_": "lora_rank"}
+# Whose values are names of data sets, of raters, or regular expressions; any other text may be a path.
+DATASETS = {"eval_dataset", "normalise_dataset", "pretraining_dataset", "prompts"}
+RATERS = {"reward", "rater", "judge"}
+PATTERNS = {"frozen_parameters", "lora_targets"}
 # Not of the model; what a clock says is another number in every run.
 NO_FIGURES = ("step", "tokens", "tokens_per_second")
 WHAT = {
@@ -39,7 +50,7 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)""",
     "peft": """from peft import PeftModel
 from transformers import AutoModelForCausalLM
 
-base = AutoModelForCausalLM.from_pretrained(BASE)  # the model the adapter was trained beside
+base = AutoModelForCausalLM.from_pretrained(BASE)  # what the adapter was trained beside: NAMED
 model = PeftModel.from_pretrained(base, FOLDER)""",
     "reward": """from transformers import AutoModelForSequenceClassification, AutoTokenizer
 
@@ -48,7 +59,7 @@ tokenizer = AutoTokenizer.from_pretrained(FOLDER)""",
 }
 OURS = {
     "transformers": "config, params = models.load_pretrained(FOLDER)",
-    "peft": """config, base = models.load_pretrained(BASE)
+    "peft": """config, base = models.load_pretrained(BASE)  # NAMED
 config, adapter = models.load_adapter(FOLDER, config)
 params = models.merge_lora(config, base, adapter)""",
     "reward": "reward_model = models.load_reward_model(FOLDER)  # with its normalisation",
@@ -94,6 +105,7 @@ def write_card(folder: Path, config: FolderConfig, card: Card) -> None:
         + (" It is the adapter alone; it works beside that model." if kind == "peft" else ""),
         "## How it was made",
         *map(_method, methods),
+        *further_terms(card.recipe, config),
         _table(("", ""), _origin(config, card, sources)),
         "Every setting that shapes the result:",
         _table(("setting", "value"), _settings(config)),
@@ -119,14 +131,14 @@ def write_card(folder: Path, config: FolderConfig, card: Card) -> None:
 
 
 def _linked(name: str, base: str | None) -> str:
-    if base is None or "/" not in base:
+    if base is None:
         return f"{models.code(name)}"
     link = f"[{base}](https://huggingface.co/{base})"
     return link if base == name else f"{models.code(name)}, which comes from {link}"
 
 
 def _hub_dataset(source: str) -> str | None:
-    name = re.split("[:@]", source)[0]
+    name = data.parse_source(source)[0]
     known = re.fullmatch(r"[\w-][\w.-]*/[\w.-]+", name) and models.public_name(name) == name
     return name if known and not name.endswith((".jsonl", ".json", ".csv", ".parquet", ".gz", ".ndjson")) else None
 
@@ -143,7 +155,7 @@ def _cited(source: str) -> str:
 
 def _origin(config: FolderConfig, card: Card, sources: Sequence[str]) -> Iterator[tuple[str, str]]:
     yield "start", models.code(models.public_name(config.model))
-    yield "data", ", ".join(models.code(models.public_name(source)) for source in sources) or "sampled by the run"
+    yield "data", "; ".join(_with_split(source, config.dataset_split) for source in sources) or "sampled by the run"
     if config.dataset_limit is not None:
         yield "rows", f"the first {config.dataset_limit:,}"
     for what, fingerprint in card.identity.items():
@@ -154,16 +166,32 @@ def _origin(config: FolderConfig, card: Card, sources: Sequence[str]) -> Iterato
     yield "made with", f"jaxalign {jaxalign.__version__}, jax {importlib.metadata.version('jax')}"
 
 
-def _settings(config: Any, prefix: str = "") -> Iterator[tuple[str, str]]:
-    """All that is set; what is off (None, empty, False) is left out."""
+def _with_split(source: str, split: str) -> str:
+    return f"{models.code(public_dataset(source))}, split {models.code(data.parse_source(source)[2] or split)}"
+
+
+def _settings(config: Any) -> Iterator[tuple[str, str]]:
+    """All that acts; what is off (None, empty, False) only where it is on by default."""
     for field in dataclasses.fields(config):
-        value = getattr(config, field.name)
+        name, value = field.name, getattr(config, field.name)
+        needed = next((needed for start, needed in NEEDS.items() if name.startswith(start)), None)
+        if name in LEFT_OUT or (needed is not None and not getattr(config, needed)):
+            continue
+        if name == "epochs" and config.max_steps is not None:  # which goes before it
+            continue
         if dataclasses.is_dataclass(value):
             yield from _settings(value)
-        elif field.name not in LEFT_OUT and value is not None and value not in ("", ()) and value is not False:
-            values = value if isinstance(value, tuple) else (value,)
-            shown = [models.public_name(one) if isinstance(one, (str, Path)) else str(one) for one in values]
-            yield models.code(prefix + field.name), models.code(", ".join(shown))
+        elif (value is not None and value not in ("", ()) and value is not False) or value != field.default:
+            values = value if isinstance(value, tuple) and value else (value,)
+            yield models.code(name), ", ".join(_shown(config, name, one) for one in values)
+
+
+def _shown(config: Any, name: str, value: Any) -> str:
+    if name in DATASETS and value:
+        return _with_split(value, getattr(config, name.replace("_dataset", "_split"), "train"))
+    if not isinstance(value, (str, Path)) or name in PATTERNS:
+        return models.code(str(value))
+    return models.code(public_rater(str(value)) if name in RATERS else models.public_name(value))
 
 
 def _rows(config: FolderConfig) -> list[dict[str, Any]]:
@@ -191,7 +219,7 @@ def _results(config: FolderConfig, card: Card) -> Iterator[str]:
     if getattr(config, "eval_dataset", None) is not None and path.exists():
         values = json.loads(path.read_text(encoding="utf-8"))
         wanted = ("accuracy", "low", "high", "pairs")
-        yield "Held out (" + models.code(models.public_name(str(values.get("dataset")))) + "):"
+        yield "Held out (" + models.code(public_dataset(str(values.get("dataset")))) + "):"
         yield _table(("measure", "value"), [(name, f"{values[name]:.6g}") for name in wanted if name in values])
 
 
@@ -211,6 +239,8 @@ def _table(head: Sequence[str], rows: Any) -> str:
 
 
 def _code(text: str, folder: Path, config: FolderConfig) -> str:
-    base = models.public_name(config.model)
-    text = text.replace("FOLDER", json.dumps(folder.name)).replace("BASE", json.dumps(base))
+    # A folder's own base is another model than the folder's: only a hub id says by itself where the weights are.
+    base = config.model if models.base_of(config.model) == config.model else "PATH_OF_THE_BASE"
+    values = {"FOLDER": folder.name, "BASE": base, "NAMED": models.public_name(config.model)}
+    text = re.sub("FOLDER|BASE|NAMED", lambda found: json.dumps(values[found[0]]), text)
     return f"```python\n{text}\n```"

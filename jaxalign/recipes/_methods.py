@@ -9,7 +9,7 @@ from typing import Any
 
 from jaxalign import losses
 
-__all__ = ["Method", "methods_of"]
+__all__ = ["Method", "further_terms", "methods_of"]
 
 PREFERENCE: dict[str, Callable[..., Any]] = {
     "sigmoid": losses.dpo, "robust": losses.robust_dpo, "unweighted": losses.unweighted_dpo,
@@ -45,6 +45,28 @@ def methods_of(recipe: str, config: Any) -> list[Method]:
         own = [_method("chain_of_hindsight", losses.chain_of_hindsight)]
         return own if config.unlikelihood_weight is None else [*own, _method("unlikelihood", losses.unlikelihood)]
     return [_method("cross_entropy", losses.cross_entropy)]
+
+
+def further_terms(recipe: str, config: Any) -> list[str]:
+    """What was minimised beside the losses of ``methods_of``: a sentence for every term that is not 0."""
+    found = []
+    if recipe == "reward" and config.centering:
+        found.append(f"Added to it, times {config.centering:g}: {_method('', losses.reward_centering).summary}")
+    if recipe == "ppo" and config.value_coefficient:
+        clipped = "" if config.value_clip is None else ", the worse of clipped and unclipped"
+        found.append(
+            f"Added to it, times {config.value_coefficient:g}: 0.5 (V - return)^2, the critic's loss{clipped}."
+        )
+    if recipe == "ppo" and config.kl_coefficient:
+        adapted = "" if config.kl_target is None else f" (at first; adapted to a KL of {config.kl_target:g} nats)"
+        found.append(
+            f"The reward of every token is less {config.kl_coefficient:g}{adapted} times the {config.kl_estimator} "
+            "estimate of its KL divergence from the reference model."
+        )
+    if recipe == "hindsight" and config.pretraining_dataset is not None and config.pretraining_coefficient:
+        summary = _method("", losses.cross_entropy).summary
+        found.append(f"Added to it, times {config.pretraining_coefficient:g}, of the pretraining text: {summary}")
+    return found
 
 
 def _method(name: str, loss: Callable[..., Any]) -> Method:

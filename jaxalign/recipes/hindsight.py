@@ -130,7 +130,7 @@ class HindsightConfig(HindsightObjective, ChainFormat, RunConfig):
 
 def load(config: HindsightConfig) -> Tokenise:
     """Read the records and the pretraining text; the result makes chains of them. Raises ``InputError``."""
-    parts = [_read(config, source, config.dataset_split, config.dataset_limit) for source in config.dataset]
+    parts = [_read(config, source, split, config.dataset_limit) for source, split in _with_splits(config)]
     datasets = list(config.dataset)
     if config.prompts is not None:
         path = feedback_file(config)
@@ -206,6 +206,14 @@ def run(config: HindsightConfig) -> None:
 def feedback_file(config: HindsightConfig) -> Path:
     """Where Algorithm 1 keeps what was sampled and rated."""
     return config.output_dir / "feedback.jsonl"
+
+
+def _with_splits(config: HindsightConfig) -> list[tuple[str, str]]:
+    """Every data set with the split ``dataset_split`` asks of it: the one in its name where another has none."""
+    own = [data.parse_source(source)[2] for source in config.dataset]
+    if None not in own:  # nothing is left for the flag, which must not say anything else
+        return [(source, config.dataset_split) for source in config.dataset]
+    return [(source, split or config.dataset_split) for source, split in zip(config.dataset, own, strict=True)]
 
 
 def _read(config: HindsightConfig, source: str, split: str = "train", limit: int | None = None) -> Records:

@@ -141,7 +141,7 @@ def run(config: PPOConfig) -> None:
         pad_token=tokenizer.pad_token_id or 0,
         identity=identity,
     )
-    write_final(config, result, tokenizer, card=Card("ppo", {"prompts": identity["prompts"]}, result.step))
+    write_final(config, result, tokenizer, card=Card("ppo", identity, result.step))
 
 
 def _stop_tokens(prompts: Sequence[Prompt], encoder: data.Encoder) -> list[int]:

@@ -28,6 +28,7 @@ from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._fit import FitResult
 from jaxalign.recipes._fit_data import listed
 from jaxalign.recipes._objective import Params
+from jaxalign.recipes._public import public_dataset
 from jaxalign.recipes._reward import RewardObjective, reward_objective
 from jaxalign.recipes._run import RunData, Tokenise, load_tokenizer, read_examples, run_recipe, say
 from jaxalign.training import OptimizerConfig
@@ -157,7 +158,8 @@ def _write(
         {name: part for name, part in result.params.items() if name != "score"},
     )
     params["score"] = result.params["score"]  # float32 whatever the rest is, as it is computed
-    source = config.normalise_dataset or f"the best answers of {config.dataset}"
+    source = public_dataset(config.normalise_dataset or config.dataset)
+    source = source if config.normalise_dataset else f"the best answers of {source}"
     scored = result.config.replace(compute_dtype="float32")  # as the folder is computed by whoever loads it
     mean, std, count = moments(scored, params, measured, mesh=mesh, batch_size=config.batch_size)
     model = RewardModel(scored, params, mean, std if config.normalise_variance else 1.0)

@@ -149,7 +149,7 @@ def test_demonstrations_are_read_before_training(shell, refused, model, files, t
     # What zero is decides no update, so that a run which is done can be given another.
     status, _, errors = shell(*flags, "--normalise-dataset", files["demonstrations"])
     assert status == 0, errors
-    assert json.loads((tmp_path / "run/final/reward.json").read_text())["measured_on"] == str(files["demonstrations"])
+    assert json.loads((tmp_path / "run/final/reward.json").read_text())["measured_on"] == "demonstrations.jsonl"
 
 
 def test_the_best_of_ten_evaluations_by_default(shell, model, files, tmp_path):

@@ -150,3 +150,16 @@ def test_a_hub_id_is_asked_for_its_split_and_configuration(monkeypatch):
     assert asked == [("owner/name", "small", "test")]
     assert list(records) == ROWS[:3]
     assert records.place(2) == "owner/name: row 3"
+
+
+@pytest.mark.parametrize(
+    ("name", "beside"), [("org/d@test", {"split": "validation"}), ("org/d:one", {"config": "another"})]
+)
+def test_a_name_and_an_argument_that_disagree(name, beside):
+    with pytest.raises(InputError, match=f"^{name}: two different .*'(test|one)' .*'(validation|another)'"):
+        load_records(name, **beside)
+
+
+def test_a_name_and_an_argument_that_agree(tmp_path):
+    write_jsonl(tmp_path / "test.jsonl")
+    assert list(load_records(f"{tmp_path}@test", "test")) == list(load_records(f"{tmp_path}@test")) == ROWS

@@ -64,6 +64,11 @@ def test_local_paths_are_named_by_their_last_part(tmp_path, monkeypatch):
     assert models.public_name("/home/someone/gone") == "gone"
     assert models.public_name("~/gone") == "gone"
     assert models.public_name("org/model") == "org/model"
+    assert models.public_name(".") == "."
+    assert models.public_name("~") == "~"
+    assert models.public_name("/home/someone/sft/final") == "sft/final"
+    assert models.public_name("./runs/dpo/adapter") == "dpo/adapter"
+    assert models.public_name("./final") == "final"
     assert models.public_name("/home/someone/reward.py:score") == "reward.py:score"
 
 
@@ -75,6 +80,10 @@ def test_the_base_is_the_hubs_model_or_what_the_folders_card_says(tmp_path):
     assert models.base_of(tmp_path) == "org/model"
     (tmp_path / "README.md").write_text("---\nbase_model:\n- org/other\n---\n")
     assert models.base_of(tmp_path) == "org/other"
+    (tmp_path / "README.md").write_text("---\nbase_model: runs\n---\n")
+    assert models.base_of(tmp_path) is None
+    (tmp_path / "README.md").write_text(models.card_text({"base_model": "gpt2-large"}, ""))
+    assert models.base_of(tmp_path) == "gpt2-large"
 
 
 def test_names_stay_inside_their_code():
