@@ -212,7 +212,7 @@ for panel, (name, (low, high)) in zip(panels, panels_of.items(), strict=True):
     assert not np.triu(visible, 1).any()  # causal
     assert np.diag(visible).all()
     assert visible[:, 0].all()
-    assert abs(dropped - high) < 4 * np.sqrt(high * (1 - high) / below.sum())
+    assert abs(dropped - high) <= 4 * np.sqrt(high * (1 - high) / below.sum())
 _ = panels[0].set_ylabel("query (what predicts)")
 
 # %% [markdown]
