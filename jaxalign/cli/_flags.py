@@ -127,6 +127,8 @@ def _choice(line: str) -> str:
         return line
     value, flag, listed = found.groups()
     known = re.findall(r"'([^']*)'", listed)
+    if "None" in known:  # the parser has the choices of an optional flag in the order of a set
+        known = sorted(known, key=lambda choice: (choice == "None", choice))
     near = nearest(value, known)
     hint = f"; did you mean {near!r}?" if near else ""
     return f"{flag}: expected one of {', '.join(known)}, got {value!r}{hint}"

@@ -129,7 +129,7 @@ BAD = {
         [*FEEDBACK, "--better-template", "x"], "--better-template: nothing is bettered without --improvements",
     ),
     "fewer than no improvements": ([*FEEDBACK, "--improvements", "-1"], "--improvements: must be at least 0, is -1"),
-    "neither good nor bad": (["--feedback", "best"], "--feedback: expected one of None, negative, positive, got"),
+    "neither good nor bad": (["--feedback", "best"], "--feedback: expected one of negative, positive, None, got"),
     "stop strings": ([*FEEDBACK, "--stop-strings", "a"], "--stop-strings: with --feedback outputs end as in training"),
     "an unknown template": ([*FEEDBACK, "--template", "x"], "--template: templates paper: no template 'x'; there are "),
     "a template of the other kind": (
