@@ -153,7 +153,7 @@ assert len(held_out) == HELD_OUT
 
 samples, texts = study_parts.sample(config, start, tokenizer, training_prompts, study, each=4, seed=0, report=quiet)
 scores = sampling.score_texts(reward, [prompt.opening for prompt in training_prompts for _ in range(4)], texts)
-examples = study_parts.preference_examples(training_prompts, samples, scores)
+examples = study_parts.preference_examples(training_prompts, samples.responses(), scores)
 
 best, worst = np.argsort(scores[:4])[[-1, 0]]
 print("opening: ", training_prompts[0].opening)
