@@ -18,7 +18,19 @@ from scipy import special
 from jaxalign.errors import InputError
 from jaxalign.evaluation import Interval
 
-__all__ = ["Claim", "Figure", "Result", "Table", "Value", "Verdict", "difference_over_seeds", "load", "save", "verdict"]
+__all__ = [
+    "Claim",
+    "Figure",
+    "Result",
+    "Table",
+    "Value",
+    "Verdict",
+    "difference_over_seeds",
+    "load",
+    "save",
+    "student_interval",
+    "verdict",
+]
 
 Verdict = Literal["holds", "reversed", "undecided"]
 _FILE = "result.json"
@@ -122,12 +134,21 @@ def verdict(found: Interval, by_seed: Sequence[float]) -> Verdict:
     return "undecided"
 
 
+def student_interval(estimate: float, parts: Sequence[tuple[float, int]]) -> Interval:
+    """The 95 % interval of an estimate whose variance is a sum of (variance, degrees of freedom) parts: Student's, with
+    Welch and Satterthwaite's degrees of freedom."""
+    variance = sum(part for part, _ in parts)
+    squares = sum(part**2 / degrees for part, degrees in parts)
+    reach = float(special.stdtrit(variance**2 / squares, 0.975) * np.sqrt(variance)) if squares else 0.0
+    return Interval(estimate, estimate - reach, estimate + reach)
+
+
 def difference_over_seeds(own: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Interval, list[float]]:
     """Mean of own - other over seeds and items, its 95 % interval over both, and the difference in each seed.
 
     The variance is that of the seeds' means, of each side over its number of seeds, and that of the items' differences
-    over their number; the interval is Student's with Welch and Satterthwaite's degrees of freedom. (Three seeds are too
-    few to resample: the bootstrap misses in 13 % where seeds differ.) A side of one row adds no variance of seeds.
+    over their number; the interval is ``student_interval``'s. (Three seeds are too few to resample: the bootstrap
+    misses in 13 % where seeds differ.) A side of one row adds no variance of seeds.
 
     Args:
       own: ``[S, N]``, a score of every seed and item.
@@ -139,13 +160,10 @@ def difference_over_seeds(own: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Int
     parts = [(means.var(ddof=1) / len(means), len(means) - 1) for means in (one, two) if len(means) > 1]
     items = first.mean(axis=0) - second.mean(axis=0)
     parts.append((items.var(ddof=1) / len(items), len(items) - 1))
-    variance = sum(part for part, _ in parts)
-    squares = sum(part**2 / degrees for part, degrees in parts)
-    reach = float(special.stdtrit(variance**2 / squares, 0.975) * np.sqrt(variance)) if squares else 0.0
-    estimate = float(one.mean() - two.mean())
+    interval = student_interval(float(one.mean() - two.mean()), parts)
     count = min(len(one), len(two)) if min(len(one), len(two)) > 1 else max(len(one), len(two))
     by_seed = np.resize(one, count) - np.resize(two, count)
-    return Interval(estimate, estimate - reach, estimate + reach), by_seed.tolist()
+    return interval, by_seed.tolist()
 
 
 def save(folder: Path, result: Result) -> Path:

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._results import Claim, Figure, Result, Table, Value
+from experiments._results import Claim, Figure, Result, Table, Value, student_interval
 from experiments._tldr import Study
 from experiments._tldr_judges import described
 from experiments._tldr_runs import BEST_OF_N, Runs
@@ -129,7 +129,7 @@ def make_result(
         ],
         remarks=[
             f"The reward model was right about {100 * runs.reward_accuracy:.0f} % of held-out preferences.",
-            "Intervals of claims resample seeds and posts and take the best temperature anew each time.",
+            "Intervals of claims are over seeds and posts; each resample of posts takes its own best temperature.",
         ],
     )
 
@@ -196,7 +196,11 @@ def over_seeds(
     of_curve: Callable[[np.ndarray], np.ndarray], own: Scores, other: Scores, *, resamples: int = 2000
 ) -> tuple[Interval, list[float]]:
     """``of_curve`` of the win rates over temperature, own - other, in points of %: of all seeds with its 95 % interval
-    (seeds and posts resampled, the same posts for both), and of each seed (the other's only seed where it has one)."""
+    over seeds and posts, and of each seed (the other's only seed where it has one).
+
+    The variance of the posts is the bootstrap's, the same posts for both; that of the seeds is their values' own, as
+    three are too few to resample.
+    """
     random = np.random.default_rng(0)
 
     def curve(scores: Scores) -> np.ndarray:
@@ -206,16 +210,20 @@ def over_seeds(
     drawn = np.empty(resamples)
     for index in range(resamples):
         posts = random.integers(0, own.shape[2], own.shape[2])
-        one, two = (random.integers(0, len(scores), len(scores)) for scores in (own, other))
-        drawn[index] = of_curve(curve(own[one][:, :, posts])) - of_curve(curve(other[two][:, :, posts]))
-    low, high = np.quantile(drawn[np.isfinite(drawn)], [0.025, 0.975])  # few valid verdicts, and a draw may have none
+        drawn[index] = of_curve(curve(own[:, :, posts])) - of_curve(curve(other[:, :, posts]))
+    drawn = drawn[np.isfinite(drawn)]  # few valid verdicts, and a draw may have none
+    parts = [(float(drawn.var(ddof=1)), own.shape[2] - 1)]
+    for scores in (own, other):
+        if len(scores) > 1:
+            values = [of_curve(curve(scores[[seed]])) for seed in range(len(scores))]
+            parts.append((float(np.var(values, ddof=1)) / len(values), len(values) - 1))
     estimate = float(of_curve(curve(own)) - of_curve(curve(other)))
     seeds = max(len(own), len(other))
     by_seed = [
         float(of_curve(curve(own[[seed % len(own)]])) - of_curve(curve(other[[seed % len(other)]])))
         for seed in range(seeds)
     ]
-    return Interval(estimate, float(low), float(high)), by_seed
+    return student_interval(estimate, parts), by_seed
 
 
 def _point(points: Sequence[WinRatePoint], method: str, judge: str, temperature: float) -> WinRatePoint:
