@@ -45,7 +45,7 @@ endif
 export TRANSFORMERS_NO_ADVISORY_WARNINGS := 1
 
 # Runs that differ in a seed share their compiled programs.
-demo demo-frontier: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/compiled
+demo demo-frontier experiments: export JAX_COMPILATION_CACHE_DIR ?= $(CURDIR)/runs/compiled
 
 demo: check-accelerator
 	$(BIN)/python -m experiments.imdb_sentiment --preset demo --output-dir runs/demo

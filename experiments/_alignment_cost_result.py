@@ -108,6 +108,7 @@ def _claims(dpo: Sequence[Run], coh: Sequence[Run], ppo: Sequence[Run]) -> list[
             claim="Chain of Hindsight reaches at least DPO's score", source=COH,
             statistic="judge's P(positive) at the end of a run, Chain of Hindsight minus DPO; over seeds and openings",
             found=found, by_seed=by_seed,
+            why="half of the outputs in its chains are the worse ones" if found.estimate < 0 else "",
         ),
     ]  # fmt: skip
 

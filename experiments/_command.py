@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 from jaxalign.data import Example
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean
 
 __all__ = ["FirstBatch", "command"]
 
@@ -46,13 +46,15 @@ def command(
         import tyro
 
         first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--preset", choices=presets, default=next(iter(presets)))
+        first.add_argument("--preset", default=next(iter(presets)))
         first.add_argument("--output-dir", type=Path)
         first.add_argument("--dry-run", action="store_true")
         known, rest = first.parse_known_args(arguments)
         program = f"{name} --preset {{{','.join(presets)}}} --output-dir DIR [--dry-run]"
-        chosen = presets[known.preset]
         try:
+            if known.preset not in presets:
+                raise InputError(f"--preset: there is no {known.preset!r}; {did_you_mean(known.preset, presets)}")
+            chosen = presets[known.preset]
             config = tyro.cli(type(chosen), default=chosen, args=rest, prog=program, description=text)
             if known.dry_run:
                 _show(config, known.preset, first_batch(config))

@@ -71,6 +71,19 @@ class Claim:
         """By ``found`` and ``by_seed`` alone, see ``verdict``."""
         return verdict(self.found, self.by_seed)
 
+    @property
+    def reason(self) -> str:
+        """What keeps it undecided, then ``why``."""
+        undecided = ""
+        if self.verdict == "undecided":
+            if len(self.by_seed) == 1:
+                undecided = "one seed decides nothing"
+            elif self.found.low <= 0 <= self.found.high:
+                undecided = "the interval holds 0"
+            else:
+                undecided = "the seeds lie on both sides of 0"
+        return "; ".join(filter(None, (undecided, self.why)))
+
 
 @dataclass(frozen=True, kw_only=True)
 class Figure:

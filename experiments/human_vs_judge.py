@@ -256,7 +256,7 @@ def _claim(judge: str, judged: Sequence[JudgedPair], rated: Sequence[JudgedPair]
     for pair in rated:
         if pair.outcome != "invalid":
             said.setdefault((pair.method, pair.prompt), []).append(pair.outcome)
-    with_judge, among, prompts = [], [], []
+    with_judge, among, prompts, ties = [], [], [], []
     for pair in judged:
         own = said.get((pair.method, pair.prompt), [])
         if pair.judge != judge or pair.outcome == "invalid" or len(own) < 2:
@@ -265,15 +265,18 @@ def _claim(judge: str, judged: Sequence[JudgedPair], rated: Sequence[JudgedPair]
         together = [one == other for place, one in enumerate(own) for other in own[:place]]
         among.append(float(np.mean(together)))
         prompts.append(pair.prompt)
+        ties.append((pair.outcome == "tie", float(np.mean([one == "tie" for one in own]))))
     if len(set(prompts)) < 2:
         raise InputError(f"fewer than two posts have two people's ratings and a verdict of judge ({judge})")
     found = evaluation.bootstrap_interval(100 * (np.array(with_judge) - np.array(among)), groups=prompts)
     simulated = "" if people == "asked" else "; people simulated"
+    by_judge, by_people = 100 * np.mean(ties, axis=0)
     return Claim(
         claim=f"Judge ({judge}) agrees with people at least as often as people with one another",
         source=SOURCE,
         statistic=f"judge-human - human-human agreement, points of %, over {len(prompts)} pairs{simulated}",
         found=found,
+        why=f"the judge sees no difference in {by_judge:.0f} % of these pairs, people in {by_people:.0f} %",
     )
 
 

@@ -60,7 +60,7 @@ def claim_rows(results: Sequence[Result]) -> list[dict[str, object]]:
         {
             "experiment": f"{result.experiment} ({result.preset})", "claim": claim.claim, "source": claim.source,
             "statistic": claim.statistic, "found": claim.found, "seeds": max(len(claim.by_seed), 1),
-            "verdict": claim.verdict, "why": claim.why,
+            "verdict": claim.verdict, "why": claim.reason,
         }
         for result in results
         for claim in result.claims

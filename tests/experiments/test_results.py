@@ -48,6 +48,23 @@ def test_a_verdict_takes_interval_and_seeds(found, by_seed, verdict):
     assert claim(*found, by_seed).verdict == verdict
 
 
+@pytest.mark.parametrize(
+    ("found", "by_seed", "reason"),
+    [
+        ((0.1, 0.3), (), "why"),
+        ((0.1, 0.3), (0.2,), "one seed decides nothing; why"),
+        ((-0.1, 0.3), (0.2, 0.1), "the interval holds 0; why"),
+        ((0.1, 0.3), (0.2, -0.1), "the seeds lie on both sides of 0; why"),
+    ],
+)
+def test_what_keeps_a_claim_undecided_is_said(found, by_seed, reason):
+    assert claim(*found, by_seed, why="why").reason == reason
+    assert report.claim_rows([Result(
+        experiment="a", preset="mini", title="", setting="", judges={}, seeds=1, seconds=0.0,
+        claims=[claim(*found, by_seed)],
+    )])[0]["why"] == reason.removesuffix("why").removesuffix("; ")  # fmt: skip
+
+
 def test_differences_over_seeds():
     items = np.random.default_rng(0).normal(0, 1, 400)
     alike, by_seed = difference_over_seeds([items + 0.5] * 3, [items] * 3)
