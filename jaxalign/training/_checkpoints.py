@@ -88,6 +88,7 @@ class Checkpoints:
         )
         logging.getLogger("absl").addFilter(_not_raised)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
+        self._inode = _inode(self.directory)
         self._saving = 0
         self._failed = False
         self.retention.read(self.directory, self.steps())
@@ -132,8 +133,9 @@ class Checkpoints:
         self._saving = step
         self.retention.offer(step, notes["metrics"])
         try:
-            # Orbax would make it anew, perhaps on another disk than the one that went away.
-            if not self.directory.is_dir():
+            # Orbax would make it anew, perhaps on another disk than the one that went away; if it went while a save
+            # began, Orbax has.
+            if self._inode is None or _inode(self.directory) != self._inode:
                 raise FileNotFoundError("the folder is gone")
             self._manager.save(step, args=items)
         except Exception as error:
@@ -361,3 +363,11 @@ def _cause(error: BaseException) -> str:
                 return os.strerror(code)
         seen = seen.__cause__ or seen.__context__
     return line(error)
+
+
+def _inode(folder: Path) -> int | None:
+    """Which folder it is, whatever lies at its path later; None where there is none."""
+    try:
+        return folder.stat().st_ino
+    except OSError:
+        return None

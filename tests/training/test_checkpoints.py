@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from jaxalign.errors import InputError
-from jaxalign.training import Checkpoints, OptimizerConfig, check_config, fingerprint, put_batch, state_shapes
+from jaxalign.training import CheckpointError, Checkpoints, OptimizerConfig, check_config, fingerprint, put_batch, state_shapes
 from tests.training.helpers import make_batch, make_params, setup
 
 # A read that fails leaves Orbax's other reads unfinished, which is reported when they are collected: do it here.
@@ -109,6 +109,23 @@ def test_old_checkpoints_go_and_no_pickle_is_written(saved, tmp_path):
         if path.is_file():
             data = path.read_bytes()
             assert not (data[:1] == b"\x80" and data[1:2] <= b"\x05" and data[-1:] == b"."), path
+
+
+@pytest.mark.parametrize("anew", [False, True], ids=["nothing", "another folder"])
+def test_where_the_folder_went_nothing_is_written(tmp_path, anew):
+    """As of a disk that is no longer there: what lies at its path now is not the run's."""
+    step, state, frozen, _, _ = begin()
+    place, away = tmp_path / "run", tmp_path / "away"
+    with pytest.raises(CheckpointError, match=r"run: .*the folder is gone"), Checkpoints(place) as checkpoints:
+        state = advance(step, state, frozen, 1)
+        checkpoints.save(1, state, position=1)
+        checkpoints.wait()
+        place.rename(away)
+        if anew:
+            place.mkdir()
+        checkpoints.save(2, state, position=2)
+    assert not place.exists() or not any(place.iterdir())
+    assert Checkpoints(away).steps() == [1]
 
 
 def biggest(folder, step):
