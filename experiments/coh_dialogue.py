@@ -48,7 +48,7 @@ _MINI = DialogueTable(
     methods=("SFT", "C-SFT", "CoH"),
     seeds=(0, 1, 2),
     training=Training(
-        steps=16, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
+        steps=24, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
         pretraining_batch_size=4,
     ),
 )  # fmt: skip
@@ -57,7 +57,7 @@ PRESETS = {
     "mini": _MINI,
     "hh": dataclasses.replace(
         _MINI,
-        training=dataclasses.replace(_MINI.training, steps=24, outputs=8, max_length=256),
+        training=dataclasses.replace(_MINI.training, outputs=8, max_length=256),
         task=Dialogue(feedback=("hh-sample",), held_out=200),
     ),
     "gpu": DialogueTable(
