@@ -10,6 +10,9 @@ has the same number of outputs.
     python -m experiments.coh_sentiment --preset mini --output-dir runs/coh-sentiment
         SmolLM2-135M-Instruct (top six layers), packaged IMDb reviews, also as the pretraining text; two CPU cores,
         three seeds, about an hour and a half. Samples are cut at 24 tokens.
+    python -m experiments.coh_sentiment --preset gpu --output-dir runs/coh-sentiment-gpu
+        The whole of SmolLM2-135M-Instruct, thirty times the outputs, samples of 48 tokens: one GPU, an hour or two. It
+        has not been run. No paper has this experiment, so there is no preset `paper`.
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, a killed one
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
@@ -24,7 +27,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments._command import FirstBatch, command
-from experiments._hindsight import METHODS, Training
+from experiments._hindsight import METHODS, Scale, Training
 from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._hindsight_study import Table, run_table
 from experiments._hindsight_study import first_batch as batch_of
@@ -63,6 +66,29 @@ PRESETS = {
             rlhf=RLHF(
                 targets=(3.0,), seeds=(0, 1, 2), seeds_at=3.0, reward_steps=24, reward_prompts_per_step=8,
                 reward_learning_rate=3e-4, updates=8, episodes=32, learning_rate=1.5e-4,
+            ),
+        ),
+    ),
+    "gpu": SentimentTable(
+        methods=tuple(name for name in METHODS if name != "SFT on all"),
+        seeds=(0, 1, 2),
+        training=Training(
+            steps=150, outputs=64, learning_rate=5e-5, warmup_steps=15, max_length=192, pretraining_batch_size=64,
+            pretraining_length=128,
+        ),
+        scale=Scale(dtype="bfloat16"),
+        study=Study(
+            model="smollm2",
+            lead=LEAD,
+            prompts=1024,
+            held_out=512,
+            samples_per_prompt=8,
+            max_new_tokens=48,
+            sampling_batch=512,
+            temperature=0.7,
+            rlhf=RLHF(
+                targets=(3.0,), seeds=(0, 1, 2), seeds_at=3.0, reward_steps=150, reward_prompts_per_step=32,
+                reward_learning_rate=1e-5, updates=60, episodes=256, learning_rate=3e-6,
             ),
         ),
     ),

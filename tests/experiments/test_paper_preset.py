@@ -173,6 +173,13 @@ def check_result(result, study, runs, output):
 
 
 @pytest.mark.usefixtures("one_device")
+def test_the_nearest_preset_is_named(capsys):
+    with pytest.raises(SystemExit) as ended:
+        main(["--preset", "papr"])
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == "imdb_sentiment: --preset: there is no 'papr'; did you mean 'paper'?\n"
+
+
 def test_a_dry_run_shows_the_first_pairs_and_writes_nothing(tmp_path, capsys):
     study = study_of(tmp_path)
     found = first_batch(dataclasses.replace(study, prompts_per_step=3))
