@@ -90,8 +90,8 @@ def attach_reference_log_probs(
     """Examples that carry ``reference_log_probs`` (``[m]`` float32, nats), the numbers the step would compute.
 
     With ``directory`` they are kept there under the hash of what they follow from (the reference's weights, the
-    tokenised data, the temperature), and read again by a run whose hash is the same. Arguments as in
-    :func:`example_log_probs`; ``reference`` is its ``params``.
+    tokenised data, the temperature), and read again by a run whose hash is the same; a damaged file is computed anew,
+    with a warning. Arguments as in :func:`example_log_probs`; ``reference`` is its ``params``.
     """
     path = None
     if directory is not None:
@@ -104,9 +104,11 @@ def attach_reference_log_probs(
         ):
             digest.update(part.encode())
         path = directory / f"reference-{digest.hexdigest()[:24]}.safetensors"
-        if _everywhere(path.is_file()):
+        kept = _read(path)
+        if _everywhere(kept is not None):
+            assert kept is not None
             logger.info("reference log-probs: read from %s", path)
-            return _with_log_probs(examples, _read(path))
+            return _with_log_probs(examples, kept)
     rows = example_log_probs(
         config, reference, examples, temperature=temperature, mesh=mesh, batch_size=batch_size, base=base
     )
@@ -217,11 +219,23 @@ def _write(path: Path, flat: np.ndarray) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({"log_probs": flat}, partial)
+    save_file({"log_probs": flat}, partial, metadata={"sha256": hashlib.sha256(flat).hexdigest()})
     partial.replace(path)
 
 
-def _read(path: Path) -> np.ndarray:
-    from safetensors.numpy import load_file
+def _read(path: Path) -> np.ndarray | None:
+    """What ``_write`` wrote; None where there is none, or no longer what was written."""
+    from safetensors import SafetensorError, safe_open
 
-    return load_file(path)["log_probs"]
+    if not path.is_file():
+        return None
+    try:
+        with safe_open(path, framework="numpy") as file:
+            flat: np.ndarray = file.get_tensor("log_probs")
+            if (file.metadata() or {}).get("sha256") == hashlib.sha256(flat).hexdigest():
+                return flat
+        cause = "its checksum does not match"
+    except SafetensorError as error:
+        cause = str(error)
+    logger.warning("%s is damaged, its log-probs are computed again: %s", path, cause)
+    return None

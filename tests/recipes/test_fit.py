@@ -262,6 +262,24 @@ def test_cached_reference_log_probs_are_read_again_only_for_the_same_reference(p
                 fit(pairs, options(max_steps=2), cache_reference=True, directory=tmp_path, **changes)
 
 
+def flipped(content: bytes) -> bytes:
+    return content[:-1] + bytes([content[-1] ^ 0x10])
+
+
+@pytest.mark.parametrize("damage", [flipped, lambda content: content[: len(content) // 2]], ids=["a bit", "cut short"])
+def test_damaged_reference_log_probs_are_computed_again(pairs, tmp_path, damage, caplog):
+    first = fit(pairs, options(max_steps=1), cache_reference=True, directory=tmp_path / "first")
+    (path,) = (tmp_path / "first" / "cache").iterdir()
+    whole = path.read_bytes()
+    other = tmp_path / "second" / "cache" / path.name
+    other.parent.mkdir(parents=True)
+    other.write_bytes(damage(whole))
+    again = fit(pairs, options(max_steps=1), cache_reference=True, directory=tmp_path / "second")
+    assert bits(again.params) == bits(first.params)
+    assert other.read_bytes() == whole
+    assert f"{other} is damaged" in caplog.text
+
+
 def test_evaluation_is_the_loss_on_other_examples(pairs, tmp_path):
     held_out, rest = pairs[:3], pairs[3:]
     seen = []

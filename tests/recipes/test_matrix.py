@@ -10,7 +10,7 @@ from jaxalign.training import TrainStep
 from tests.recipes import matrix
 from tests.recipes.toy import assert_same_run
 
-MESHES = ["data=8", "fsdp=8", "data=2,tensor=4", "data=2,fsdp=2,tensor=2"]
+MESHES = ["data=8", "fsdp=8", "data=2,tensor=4", "data=2,fsdp=2,tensor=2", "sequence=4"]
 # The model's layers, forward: policy and reference of DPO; sequences and pretraining text of hindsight; policy and
 # critic of a PPO step. Backward: the same without the reference.
 FORWARD = {"sft": 1, "dpo": 2, "reward": 1, "hindsight": 2, "ppo": 2}
@@ -95,3 +95,16 @@ def test_tensor_parallel_layers_add_activations_twice_forward(recipe):
     ]
     assert len(forward) == 2 * FORWARD[recipe]
     assert all(re.fullmatch(r"f32\[\d+,\d+,16\]\{2,1,0\}", shape) for shape in forward)
+
+
+@pytest.mark.parametrize("recipe", list(matrix.RECIPES))
+def test_pieces_of_rows_send_keys_and_values_round_a_ring(recipe):
+    """Keys and values together, forward and again backward, where their gradients go round and home besides; hidden
+    states go round to be scored, their gradients back. Nobody gathers activations or weights."""
+    found = collectives(run(recipe, "sequence=4")[1])
+    moved = [name for kind, _, name in found if kind == "collective-permute"]
+    in_layers = [name for name in moved if "Block/attention" in name]
+    assert len(in_layers) == FORWARD[recipe] + 5 * BACKWARD[recipe]
+    assert len(moved) - len(in_layers) == 3 * (FORWARD[recipe] + BACKWARD[recipe])
+    assert not [shape for kind, shape, _ in found if kind == "all-gather" and re.search(r"f32\[\d+,\d+,\d+", shape)]
+    assert "all-to-all" not in {kind for kind, _, _ in found}
