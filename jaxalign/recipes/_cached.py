@@ -219,7 +219,7 @@ def _write(path: Path, flat: np.ndarray) -> None:
 
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    save_file({"log_probs": flat}, partial, metadata={"sha256": hashlib.sha256(flat).hexdigest()})
+    save_file({"log_probs": flat}, partial, metadata={"sha256": _digest(flat)})
     partial.replace(path)
 
 
@@ -232,10 +232,14 @@ def _read(path: Path) -> np.ndarray | None:
     try:
         with safe_open(path, framework="numpy") as file:
             flat: np.ndarray = file.get_tensor("log_probs")
-            if (file.metadata() or {}).get("sha256") == hashlib.sha256(flat).hexdigest():
+            if (file.metadata() or {}).get("sha256") == _digest(flat):
                 return flat
         cause = "its checksum does not match"
     except SafetensorError as error:
         cause = str(error)
     logger.warning("%s is damaged, its log-probs are computed again: %s", path, cause)
     return None
+
+
+def _digest(flat: np.ndarray) -> str:
+    return hashlib.sha256(flat.tobytes()).hexdigest()
