@@ -10,6 +10,7 @@ takes a share of the experiments' own time.
 """
 
 import argparse
+import contextlib
 import json
 import os
 import random
@@ -72,7 +73,8 @@ def disturb(folder: Path, output: Path, *, share: float, random_source: random.R
     """Kill and go on.
 
     Raises:
-      AssertionError: it ended otherwise than the run in ``folder``, or did a finished stage again.
+      AssertionError: it was not killed in the middle, ended otherwise than the run in ``folder``, or did a finished
+        stage again.
     """
     started = time.monotonic()
     names = list(stages_of(folder))
@@ -96,11 +98,12 @@ def _kill_in_the_middle(command: list[str], output: Path, *, after: int, random_
     process = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, start_new_session=True)
     while process.poll() is None and len(stages_of(output)) < after:
         time.sleep(0.05)
-    try:
+    with contextlib.suppress(subprocess.TimeoutExpired):
         process.wait(delay)
-    except subprocess.TimeoutExpired:
+    with contextlib.suppress(ProcessLookupError):
         os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
+    assert process.wait() == -signal.SIGKILL, f"{command} ended before it was killed: {process.returncode}"
+    assert not (output / "result.json").exists(), f"{command} was killed after its end"
     return delay
 
 
