@@ -8,7 +8,7 @@ from typing import Literal
 import numpy as np
 
 from experiments._alignment_cost import PIPELINES, Comparison, Pipeline, Run
-from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
+from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds, mean_over_seeds
 from jaxalign import evaluation
 from jaxalign.evaluation import Interval, ScorePoint
 
@@ -48,7 +48,7 @@ def result_of(
         seeds=len(comparison.seeds),
         seconds=seconds,
         values=[
-            Value(what=f"judge's P(positive) reached, {name}", ours=_judged(own), seeds=len(own))
+            Value(what=f"judge's P(positive) reached, {name}; over openings", ours=_judged(own), seeds=len(own))
             for name, own in of.items()
         ],
         claims=_claims(of["DPO"], of["CoH"], of["PPO"]),
@@ -127,10 +127,7 @@ def _less_time(source: str, cheaper: Sequence[Run], dearer: Sequence[Run]) -> li
 
 
 def _claim(claim: str, source: str, statistic: str, by_seed: list[float]) -> Claim:
-    found = Interval(by_seed[0], by_seed[0], by_seed[0])
-    if len(by_seed) > 1:
-        found = evaluation.bootstrap_interval(by_seed)
-    return Claim(claim=claim, source=source, statistic=statistic, found=found, by_seed=by_seed)
+    return Claim(claim=claim, source=source, statistic=statistic, found=mean_over_seeds(by_seed)[0], by_seed=by_seed)
 
 
 def _judged(runs: Sequence[Run]) -> Interval:
@@ -160,6 +157,8 @@ def _remarks(comparison: Comparison, of: dict[str, list[Run]]) -> list[str]:
         "All learn from the same rated samples: DPO and the reward model from all ordered pairs of an opening's, Chain "
         "of Hindsight from the best and the worst. Sampling and rating them, and the start model, are paid once by all "
         "and are not counted. PPO's time and tokens include those of its reward model.",
+        "Seeds share one start model and one set of rated samples, and claims hold given these; every seed trains its "
+        "own reward model.",
         "A run is stopped by the first measurement at the target; the score it is reported with is of fresh samples.",
     ]
     for name, runs in of.items():

@@ -65,6 +65,8 @@ class Study:
     """Preferred-FT: the chosen answers, from the base model."""
     dpo: Training
     """DPO, from Preferred-FT, which is its reference."""
+    dpo_rate_chosen_on: float = 0.0
+    """Share of ``prompts`` on which DPO's learning rate was chosen, which favours DPO: claims say so."""
     beta: float = 0.1
     """DPO's."""
     reward: Training

@@ -149,10 +149,16 @@ def _claims(study: Study, scores: _Scores) -> list[Claim]:
     at, last = study.claim_temperature, best_of(study.best_of[-1])
     over = "95 % interval over training seeds and prompts"
     where = f"{_PAPER}, figure 3 left"
+    chosen = ""
+    if study.dpo_rate_chosen_on:
+        chosen = f"DPO's learning rate was chosen on {100 * study.dpo_rate_chosen_on:g} % of these prompts: favours DPO"
 
     def claim(text: str, statistic: str, source: str, difference: tuple[Interval, list[float]]) -> Claim:
         statistic = f"{statistic}, points of win rate; {over}"
-        return Claim(claim=text, source=source, statistic=statistic, found=difference[0], by_seed=difference[1])
+        why = chosen if text.startswith(DPO) else ""
+        return Claim(
+            claim=text, source=source, statistic=statistic, found=difference[0], by_seed=difference[1], why=why
+        )
 
     own = scores(DPO, at)
     fifty = np.full(own.shape, 50.0)

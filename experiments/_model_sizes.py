@@ -12,7 +12,7 @@ import numpy.typing as npt
 from experiments._stages import Report, Stages
 from jaxalign import models
 from jaxalign.errors import InputError
-from jaxalign.evaluation import Interval
+from jaxalign.evaluation import Interval, student_interval
 
 __all__ = ["count_parameters", "model_of_size", "slope_over_seeds"]
 
@@ -47,8 +47,8 @@ def count_parameters(params: Any) -> int:
 
 
 def slope_over_seeds(sizes: Sequence[int], scores: npt.ArrayLike) -> tuple[Interval, list[float]]:
-    """Least-squares slope of the score over ln(parameters), its 95 % interval with items and, at every size, training
-    seeds resampled, and the slope of each seed.
+    """Least-squares slope of the score over ln(parameters), its 95 % interval over items and, at every size, training
+    seeds (``student_interval``), and the slope of each seed.
 
     Args:
       sizes: ``[Z]``, parameters.
@@ -62,13 +62,10 @@ def slope_over_seeds(sizes: Sequence[int], scores: npt.ArrayLike) -> tuple[Inter
         raise InputError(f"a slope needs two sizes and scores of each, has sizes {list(sizes)}, scores {values.shape}")
     logs = np.log(np.asarray(sizes, np.float64))
     weights = (logs - logs.mean()) / np.square(logs - logs.mean()).sum()
-    random = np.random.default_rng(0)
-    count, seeds, items = values.shape
-    drawn = np.empty(4000)
-    for index in range(len(drawn)):
-        chosen = random.integers(0, seeds, (count, seeds))
-        kept = values[np.arange(count)[:, None], chosen][:, :, random.integers(0, items, items)]
-        drawn[index] = weights @ kept.mean(axis=(1, 2))
-    low, high = np.quantile(drawn, [0.025, 0.975])
+    by_item = weights @ values.mean(axis=1)
+    parts = [(float(by_item.var(ddof=1)) / len(by_item), len(by_item) - 1)]
+    if (seeds := values.shape[1]) > 1:
+        spread = weights**2 * values.mean(axis=2).var(axis=1, ddof=1) / seeds
+        parts += [(float(variance), seeds - 1) for variance in spread]
     by_seed = weights @ values.mean(axis=2)
-    return Interval(float(by_seed.mean()), float(low), float(high)), by_seed.tolist()
+    return student_interval(float(by_seed.mean()), parts), by_seed.tolist()

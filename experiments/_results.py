@@ -13,10 +13,9 @@ from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import special
 
 from jaxalign.errors import InputError
-from jaxalign.evaluation import Interval
+from jaxalign.evaluation import Interval, student_interval
 
 __all__ = [
     "Claim",
@@ -27,8 +26,8 @@ __all__ = [
     "Verdict",
     "difference_over_seeds",
     "load",
+    "mean_over_seeds",
     "save",
-    "student_interval",
     "verdict",
 ]
 
@@ -64,18 +63,20 @@ class Claim:
     by_seed: Sequence[float] = ()
     """Its value in every training seed."""
     why: str = ""
-    """Where the order is not the paper's: why."""
+    """What a reader has to know of it, such as why the order is not the paper's."""
+    undecidable: str = ""
+    """Why it stays undecided whatever came out, such as that no person was asked; empty = the numbers decide."""
 
     @property
     def verdict(self) -> Verdict:
-        """By ``found`` and ``by_seed`` alone, see ``verdict``."""
-        return verdict(self.found, self.by_seed)
+        """By ``found`` and ``by_seed``, see the function ``verdict``, unless it is ``undecidable``."""
+        return "undecided" if self.undecidable else verdict(self.found, self.by_seed)
 
     @property
     def reason(self) -> str:
         """What keeps it undecided, then ``why``."""
-        undecided = ""
-        if self.verdict == "undecided":
+        undecided = self.undecidable
+        if self.verdict == "undecided" and not undecided:
             if len(self.by_seed) == 1:
                 undecided = "one seed decides nothing"
             elif self.found.low <= 0 <= self.found.high:
@@ -147,36 +148,40 @@ def verdict(found: Interval, by_seed: Sequence[float]) -> Verdict:
     return "undecided"
 
 
-def student_interval(estimate: float, parts: Sequence[tuple[float, int]]) -> Interval:
-    """The 95 % interval of an estimate whose variance is a sum of (variance, degrees of freedom) parts: Student's, with
-    Welch and Satterthwaite's degrees of freedom."""
-    variance = sum(part for part, _ in parts)
-    squares = sum(part**2 / degrees for part, degrees in parts)
-    reach = float(special.stdtrit(variance**2 / squares, 0.975) * np.sqrt(variance)) if squares else 0.0
-    return Interval(estimate, estimate - reach, estimate + reach)
+def mean_over_seeds(
+    own: npt.ArrayLike, other: npt.ArrayLike = (0.0,), items: Sequence[tuple[float, int]] = ()
+) -> tuple[Interval, list[float]]:
+    """Mean of ``own`` minus mean of ``other``, its 95 % interval (``student_interval``), and the difference by seed.
+
+    The variance is that of each side's seeds over their number, and that of ``items`` on top. (Three seeds are too few
+    to resample: the bootstrap's interval misses in a quarter of the cases.)
+
+    Args:
+      own: ``[S]``, a value of every seed.
+      other: ``[R]``; a side of one value adds no variance of seeds. In the list seeds are paired as far as both go; one
+        that is alone, such as that of a model that was not trained, stands for all.
+      items: the variance of the estimate over what was measured on, and its degrees of freedom.
+    """
+    one, two = np.asarray(own, np.float64), np.asarray(other, np.float64)
+    seeds = [(float(values.var(ddof=1)) / len(values), len(values) - 1) for values in (one, two) if len(values) > 1]
+    count = min(len(one), len(two)) if min(len(one), len(two)) > 1 else max(len(one), len(two))
+    by_seed = np.resize(one, count) - np.resize(two, count)
+    return student_interval(float(one.mean() - two.mean()), [*seeds, *items]), by_seed.tolist()
 
 
 def difference_over_seeds(own: npt.ArrayLike, other: npt.ArrayLike) -> tuple[Interval, list[float]]:
     """Mean of own - other over seeds and items, its 95 % interval over both, and the difference in each seed.
 
-    The variance is that of the seeds' means, of each side over its number of seeds, and that of the items' differences
-    over their number; the interval is ``student_interval``'s. (Three seeds are too few to resample: the bootstrap
-    misses in 13 % where seeds differ.) A side of one row adds no variance of seeds.
+    ``mean_over_seeds`` of the seeds' means; the variance of the items is that of their differences over their number.
 
     Args:
       own: ``[S, N]``, a score of every seed and item.
-      other: ``[R, N]``; items are the same as ``own``'s. In the list seeds are paired as far as both go; one that is
-        alone, such as that of a model that was not trained, stands for all.
+      other: ``[R, N]``; items are the same as ``own``'s.
     """
     first, second = np.asarray(own, np.float64), np.asarray(other, np.float64)
-    one, two = first.mean(axis=1), second.mean(axis=1)
-    parts = [(means.var(ddof=1) / len(means), len(means) - 1) for means in (one, two) if len(means) > 1]
     items = first.mean(axis=0) - second.mean(axis=0)
-    parts.append((items.var(ddof=1) / len(items), len(items) - 1))
-    interval = student_interval(float(one.mean() - two.mean()), parts)
-    count = min(len(one), len(two)) if min(len(one), len(two)) > 1 else max(len(one), len(two))
-    by_seed = np.resize(one, count) - np.resize(two, count)
-    return interval, by_seed.tolist()
+    part = (float(items.var(ddof=1)) / len(items), len(items) - 1)
+    return mean_over_seeds(first.mean(axis=1), second.mean(axis=1), [part])
 
 
 def save(folder: Path, result: Result) -> Path:

@@ -13,13 +13,16 @@ from experiments._sentiment_runs import Run, seeded
 from jaxalign import evaluation
 from jaxalign.evaluation import FrontierArea, FrontierPoint, Interval, WinRatePoint
 
-__all__ = ["ABLATION", "BASELINES", "ablation_curves", "ablation_rows", "best_point", "claims", "values"]
+__all__ = ["ABLATION", "BASELINES", "BEST_OF_N", "ablation_curves", "ablation_rows", "best_point", "claims", "values"]
 
 BASELINES = ("PPO", "PPO-GT", "Preferred-FT", "Unlikelihood")
+"""What is trained."""
+BEST_OF_N = "Best-of-N"
 FIGURE = "Rafailov et al. 2023, figure 2 left"
 ABLATION = (DPO, UNWEIGHTED, OTHER_PAIRS)
 _ABOVE = "DPO's frontier lies above that of"
 _OVER = "interval over training seeds and held-out prefixes"
+_OVER_DPO = "interval over DPO's training seeds and held-out prefixes"
 _PANELS = {
     "pairs of words repeated (share)": lambda one: float(np.mean(one.repetition)),
     "reference perplexity": lambda one: one.extras()["start-model perplexity"],
@@ -28,10 +31,21 @@ _PANELS = {
 
 
 def claims(
-    study: Study, start: Measurement, results: Mapping[Method, Run], *, calibration: Mapping[str, Any] | None = None
+    study: Study,
+    start: Measurement,
+    results: Mapping[Method, Run],
+    *,
+    best_of_n: Sequence[FrontierPoint] = (),
+    calibration: Mapping[str, Any] | None = None,
 ) -> list[Claim]:
-    """Every statement that the study's runs decide; ``calibration`` is the reward model's on held-out preferences."""
-    found = [*_best_reward(results), *_areas(study, start, results)]
+    """Every statement that the study's runs decide.
+
+    Args:
+      start: the start model, with as many samples a prefix as the runs have.
+      best_of_n: points of ``BEST_OF_N``, by the true reward.
+      calibration: the reward model's on held-out preferences.
+    """
+    found = [*_best_reward(results), *_areas(study, start, results, best_of_n)]
     if calibration is not None and calibration["low"] <= 0.5:
         why = (
             f"says little of PPO: its reward model orders held-out preferences no better than chance (accuracy "
@@ -161,41 +175,48 @@ def _best_reward(results: Mapping[Method, Run]) -> list[Claim]:
     ]
 
 
-def _areas(study: Study, start: Measurement, results: Mapping[Method, Run]) -> list[Claim]:
-    """DPO's area minus each baseline's: seed against seed where both have as many, else against its whole frontier."""
+def _areas(
+    study: Study, start: Measurement, results: Mapping[Method, Run], best_of_n: Sequence[FrontierPoint]
+) -> list[Claim]:
+    """DPO's area minus each baseline's: seed against seed, as far as both go. A baseline of one training seed stands
+    with its whole frontier against each of DPO's, which decides nothing; Best-of-N trains nothing and has no seed."""
     dpo = _group(results, DPO)
     if not dpo or not study.compare_at:
         return []
-    budgets = (0.0, study.compare_at[-1])
+    own, budgets = seeded(list(results), DPO)[0].label, (0.0, study.compare_at[-1])
+
+    def claim(name: str, versus: str, others: Sequence[Sequence[FrontierPoint]], **fields: str) -> Claim:
+        runs = [[*_curve(study, DPO, "", start, run.points), *points] for run, points in zip(dpo, others, strict=False)]
+        area = evaluation.frontier_area_difference(runs, DPO, name, kl_range=budgets, seed=study.seed)
+        return Claim(
+            claim=f"{_ABOVE} {name}",
+            statistic=f"mean best true reward within {budgets[0]:g} to {budgets[1]:g} nats, {own} minus {versus}",
+            found=area.difference,
+            by_seed=list(area.by_run),
+            **fields,
+        )
+
     found = []
     for name in BASELINES:
-        whole = [method for method in results if method.name == name and not method.repeat]
-        if not whole:
-            continue
-        paired = len(_group(results, name)) >= len(dpo) > 1
-        against = seeded(list(results), name)[: len(dpo)] if paired else whole
-        runs = [
-            _curve(study, DPO, "", start, run.points)
-            + [
+        group = seeded(list(results), name)
+        if min(len(group), len(dpo)) > 1:
+            curves = [_curve(study, name, method.setting, start, results[method].points) for method in group]
+            setting = re.sub(r",? ?seed \d+$", "", group[0].label)
+            found.append(claim(name, f"{setting}, seed against seed; {_OVER}", curves, source=FIGURE))
+        elif group:
+            whole = [method for method in results if method.name == name and not method.repeat]
+            curve = [
                 point
-                for method in ([against[place]] if paired else whole)
+                for method in whole
                 for point in _curve(study, name, method.setting, start, results[method].points)
             ]
-            for place, run in enumerate(dpo)
-        ]
-        area = evaluation.frontier_area_difference(runs, DPO, name, kl_range=budgets, seed=study.seed)
-        setting = re.sub(r",? ?seed \d+$", "", against[0].label)
-        versus = f"{setting}, seed against seed" if paired else f"all {name} runs"
-        found.append(
-            Claim(
-                claim=f"{_ABOVE} {name}",
-                source=FIGURE,
-                statistic=f"mean best true reward within {budgets[0]:g} to {budgets[1]:g} nats, "
-                f"{seeded(list(results), DPO)[0].label} minus {versus}; {_OVER}",
-                found=area.difference,
-                by_seed=list(area.by_run),
-            )
-        )
+            few = f"{name} has one training seed" if len(group) == 1 else ""
+            versus = f"all {name} runs; {_OVER_DPO}"
+            found.append(claim(name, versus, [curve] * len(dpo), source=FIGURE, undecidable=few))
+    if best_of_n:
+        curve = [start.point(BEST_OF_N, "", seed=study.seed), *best_of_n]
+        versus = f"{BEST_OF_N} of the true reward, at the bound of its KL, which trains nothing; {_OVER_DPO}"
+        found.append(claim(BEST_OF_N, versus, [curve] * len(dpo), source=""))
     return found
 
 

@@ -64,7 +64,10 @@ def write(
     accuracy = [{"rater": rater, **values} for rater, values in assets.accuracy.items()]
     parts.table("Raters on held-out text (accuracy)", accuracy)
 
-    claims = found_claims.claims(study, one, results, calibration=assets.calibration) if study.compare_at else []
+    claims = []
+    if study.compare_at:
+        best = [point for point in points if point.kl_is_bound]
+        claims = found_claims.claims(study, one, results, best_of_n=best, calibration=assets.calibration)
     result = Result(
         experiment="imdb_sentiment",
         preset=preset,
@@ -238,7 +241,7 @@ def _points(
         chosen = best[:, n - 1]
         points.append(
             FrontierPoint.from_samples(
-                "Best-of-N",
+                found_claims.BEST_OF_N,
                 "",
                 n,
                 kl=sampling.best_of_n_kl_bound(n),
@@ -333,7 +336,9 @@ def _remarks(study: Study, own: Mapping[Method, Run]) -> list[str]:
     remarks = [
         "A method's reward at a KL is the best that any of its runs has there or below; one that does not reach a KL "
         "stands with the best reward it reached before it, which favours it. Best-of-N is drawn at the upper bound of "
-        "its KL, log N - (N - 1)/N; it trains nothing and pays N samples for every answer."
+        "its KL, log N - (N - 1)/N; it trains nothing and pays N samples for every answer.",
+        "Runs of all seeds share one start model and one set of preferences, PPO's one reward model: claims hold given "
+        "these.",
     ]
     if rlhf := {method: run for method, run in own.items() if method.name in ("PPO", "PPO-GT")}:
         far = max(float(np.mean(point.kl)) for run in rlhf.values() for point in run.points)
@@ -380,7 +385,7 @@ def _claim_row(claim: Claim) -> dict[str, object]:
     by_seed = ", ".join(f"{value:+.3f}" for value in claim.by_seed)
     return {
         "claim": claim.claim, "statistic": claim.statistic, "found": claim.found, "by seed": by_seed,
-        "verdict": claim.verdict, "why": claim.why,
+        "verdict": claim.verdict, "why": claim.reason,
     }  # fmt: skip
 
 

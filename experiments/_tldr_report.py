@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from experiments._results import Claim, Figure, Result, Table, Value, student_interval
+from experiments._results import Claim, Figure, Result, Table, Value, mean_over_seeds
 from experiments._tldr import Study
 from experiments._tldr_judges import described
 from experiments._tldr_runs import BEST_OF_N, Runs
@@ -91,7 +91,8 @@ def make_result(
         figures.append(Figure(of=SOURCE, caption=caption, file=f"win_rate_{judge}.svg"))
     values = [
         Value(
-            what=f"win rate against the reference at temperature 0, {method}, judge (C) (%)", paper=paper,
+            what=f"win rate against the reference at temperature 0, {method}, judge (C) (%); over posts alone",
+            paper=paper,
             ours=_percent(_point(points, method, "C", 0.0).wins.interval), seeds=len(study.seeds),
         )
         for method, paper in PAPER.items()
@@ -129,7 +130,9 @@ def make_result(
         ],
         remarks=[
             f"The reward model was right about {100 * runs.reward_accuracy:.0f} % of held-out preferences.",
-            "Intervals of claims are over seeds and posts; each resample of posts takes its own best temperature.",
+            "Intervals of claims are over seeds and posts; a best temperature is every seed's own, in each resample of "
+            "posts anew. DPO's and PPO's seeds share one SFT model and one reward model, so that claims hold given "
+            "these; Best-of-N trains nothing further and has one seed, that of its samples.",
         ],
     )
 
@@ -195,35 +198,27 @@ def _spread(curves: np.ndarray) -> np.ndarray:
 def over_seeds(
     of_curve: Callable[[np.ndarray], np.ndarray], own: Scores, other: Scores, *, resamples: int = 2000
 ) -> tuple[Interval, list[float]]:
-    """``of_curve`` of the win rates over temperature, own - other, in points of %: of all seeds with its 95 % interval
-    over seeds and posts, and of each seed (the other's only seed where it has one).
+    """``of_curve`` of the win rates over temperature, own - other, in points of %: mean over seeds with its 95 %
+    interval over seeds and posts, and of each seed (the other's only seed where it has one).
 
-    The variance of the posts is the bootstrap's, the same posts for both; that of the seeds is their values' own, as
-    three are too few to resample.
+    It is taken of every seed's curve and then averaged. The highest point of a noisy curve is too high, and less so on
+    a mean of seeds: of that mean it would favour whoever has fewer seeds. The variance of the posts is the bootstrap's,
+    the same posts for all curves.
     """
-    random = np.random.default_rng(0)
+    posts = own.shape[2]
+    drawn = np.random.default_rng(0).multinomial(posts, np.full(posts, 1 / posts), resamples)
+    one, two = (_of_curves(of_curve, scores, np.vstack([np.ones(posts), drawn])) for scores in (own, other))
+    resampled = (one.mean(axis=0) - two.mean(axis=0))[1:]
+    resampled = resampled[np.isfinite(resampled)]  # few valid verdicts, and a draw may have none
+    return mean_over_seeds(one[:, 0], two[:, 0], [(float(resampled.var(ddof=1)), posts - 1)])
 
-    def curve(scores: Scores) -> np.ndarray:
-        valid = np.isfinite(scores).sum(axis=(0, 2))
-        return 100 * np.divide(np.nansum(scores, axis=(0, 2)), valid, out=np.full(len(valid), np.nan), where=valid > 0)
 
-    drawn = np.empty(resamples)
-    for index in range(resamples):
-        posts = random.integers(0, own.shape[2], own.shape[2])
-        drawn[index] = of_curve(curve(own[:, :, posts])) - of_curve(curve(other[:, :, posts]))
-    drawn = drawn[np.isfinite(drawn)]  # few valid verdicts, and a draw may have none
-    parts = [(float(drawn.var(ddof=1)), own.shape[2] - 1)]
-    for scores in (own, other):
-        if len(scores) > 1:
-            values = [of_curve(curve(scores[[seed]])) for seed in range(len(scores))]
-            parts.append((float(np.var(values, ddof=1)) / len(values), len(values) - 1))
-    estimate = float(of_curve(curve(own)) - of_curve(curve(other)))
-    seeds = max(len(own), len(other))
-    by_seed = [
-        float(of_curve(curve(own[[seed % len(own)]])) - of_curve(curve(other[[seed % len(other)]])))
-        for seed in range(seeds)
-    ]
-    return student_interval(estimate, parts), by_seed
+def _of_curves(of_curve: Callable[[np.ndarray], np.ndarray], scores: Scores, counts: np.ndarray) -> np.ndarray:
+    """``[seeds, R]``: of every seed's win rates (%) over temperature, posts counted as often as a row of ``[R, posts]``
+    says."""
+    wins = counts @ np.nan_to_num(scores).swapaxes(1, 2)
+    valid = counts @ np.isfinite(scores).swapaxes(1, 2)
+    return of_curve(100 * np.divide(wins, valid, out=np.full(wins.shape, np.nan), where=valid > 0))
 
 
 def _point(points: Sequence[WinRatePoint], method: str, judge: str, temperature: float) -> WinRatePoint:

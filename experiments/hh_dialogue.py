@@ -76,6 +76,7 @@ PRESETS = {
         judge=JudgeSettings(kind="sentiment", axis="positive"),
         tuning=Training(steps=150, batch_size=32, optimizer=_adam(2e-3)),
         dpo=Training(steps=84, batch_size=32, optimizer=_adam(5e-4)),
+        dpo_rate_chosen_on=0.5,
         reward=Training(steps=84, batch_size=32, optimizer=_adam(1e-3)),
         measure_every=21,
         best_of=(1, 4, 16),

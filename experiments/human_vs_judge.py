@@ -277,6 +277,7 @@ def _claim(judge: str, judged: Sequence[JudgedPair], rated: Sequence[JudgedPair]
         statistic=f"judge-human - human-human agreement, points of %, over {len(prompts)} pairs{simulated}",
         found=found,
         why=f"the judge sees no difference in {by_judge:.0f} % of these pairs, people in {by_people:.0f} %",
+        undecidable="" if people == "asked" else "no person was asked",
     )
 
 

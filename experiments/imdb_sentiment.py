@@ -65,6 +65,7 @@ PRESETS = {
         rlhf=RLHF(
             targets=(3.0, 6.0, 9.0, 12.0),
             seeds=(0, 1, 2),
+            true_seeds=(0, 1, 2),
             seeds_at=12.0,
             reward_extra_prompts=1100,
             reward_steps=200,
@@ -72,7 +73,6 @@ PRESETS = {
             episodes=64,
             learning_rate=6e-4,
             kl_horizon=64.0,
-            points=2,
         ),
         sweep=Sweep(temperatures=TEMPERATURES),
         ablations=Ablations(unweighted_seeds=(0, 1, 2), other_seeds=(0, 1, 2)),
@@ -111,6 +111,7 @@ PRESETS = {
         rlhf=RLHF(
             targets=(3.0, 6.0, 9.0, 12.0),
             seeds=(0, 1, 2),
+            true_seeds=(0, 1, 2),
             seeds_at=12.0,
             reward_extra_prompts=1000,
             reward_learning_rate=3e-5,
@@ -148,6 +149,7 @@ PRESETS = {
         rlhf=RLHF(
             targets=(3.0, 6.0, 9.0, 12.0),
             seeds=(0, 1, 2),
+            true_seeds=(0, 1, 2),
             seeds_at=12.0,
             reward_steps=450,
             reward_prompts_per_step=64,

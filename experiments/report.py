@@ -99,8 +99,8 @@ def page(found: Sequence[tuple[Path, Result]]) -> str:
 
 _VERDICTS = (
     "A statistic is positive if the claim is true. It holds where its 95 % interval and the values in all training "
-    "seeds lie above 0, is reversed where all lie below, and is undecided else, as it is with one seed. So many "
-    "intervals have no joint guarantee."
+    "seeds lie above 0, is reversed where all lie below, and is undecided else, as it is where a trained method has "
+    "one seed, or where it is of people and none was asked. So many intervals have no joint guarantee."
 )
 
 

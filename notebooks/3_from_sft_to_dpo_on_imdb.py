@@ -256,5 +256,5 @@ for index in range(min(3, HELD_OUT)):
     print(f"  DPO   ({changed.reward[index]:+.2f}):", changed.texts[index])
 
 # %% [markdown]
-# `python -m experiments.imdb_sentiment --preset glassllm` is this experiment in full: every baseline, PPO, several
+# `python -m experiments.imdb_sentiment --preset mini` is this experiment in full: every baseline, PPO, several
 # seeds, intervals and a report.

@@ -1,7 +1,9 @@
 """The notebooks: they run from top to bottom at a small scale, and they are notebooks."""
 
+import importlib
 import json
 import os
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -31,6 +33,17 @@ def test_there_are_notebooks():
     readme = (ROOT / "notebooks" / "README.md").read_text(encoding="utf-8")
     for path in NOTEBOOKS:
         assert f"[{path.name}]({path.name})" in readme
+
+
+def test_the_presets_they_name_are_there():
+    named = [
+        found
+        for path in NOTEBOOKS
+        for found in re.findall(r"-m (experiments\.\w+) --preset (\w+)", path.read_text(encoding="utf-8"))
+    ]
+    assert named
+    for module, preset in named:
+        assert preset in importlib.import_module(module).PRESETS, (module, preset)
 
 
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)

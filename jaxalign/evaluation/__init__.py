@@ -40,6 +40,7 @@ from jaxalign.evaluation._plot_scores import ScorePoint, plot_scores
 from jaxalign.evaluation._plot_wins import plot_pairwise, plot_win_rate
 from jaxalign.evaluation._report import ReportFigure, ReportPart, ReportSamples, ReportTable, ReportText, html_report
 from jaxalign.evaluation._rouge import copied_share, rouge
+from jaxalign.evaluation._student import student_interval
 from jaxalign.evaluation._tables import (
     Percent,
     PValue,
@@ -146,6 +147,7 @@ __all__ = [
     "save_figure",
     "save_table",
     "sequence_kl",
+    "student_interval",
     "wilson_interval",
     "win_rate",
     "win_rate_points",

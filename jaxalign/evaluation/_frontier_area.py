@@ -8,6 +8,7 @@ import numpy as np
 from jaxalign.errors import InputError
 from jaxalign.evaluation._bootstrap import Interval, interval_of
 from jaxalign.evaluation._frontier import FrontierPoint, envelopes
+from jaxalign.evaluation._student import student_interval
 
 __all__ = ["AreaDifference", "FrontierArea", "frontier_area", "frontier_area_difference", "pareto_front"]
 
@@ -58,8 +59,8 @@ def frontier_area(
     Args:
         runs: of each run its points, of all methods, from the same prompts in all runs.
         kl_range: (a, b), nats per sequence.
-        level, resamples, seed: of the intervals. With one run prompts are resampled; with several, runs and, jointly
-            for them, prompts. Of three or four runs such an interval is too narrow: no resample lies beyond the best.
+        level, resamples, seed: of the intervals. With one run prompts are resampled; with several it is Student's
+            (``student_interval``) of the variance between runs and that of the prompts, resampled jointly for all runs.
 
     Raises:
         InputError: no run, an empty range, or runs that lack a method.
@@ -72,7 +73,7 @@ def frontier_area(
         def area(curves: dict[str, np.ndarray], method: str = method) -> np.ndarray:
             return _mean_height(curves[method])
 
-        interval, _ = _over_runs(measured, area, len(runs[0][0].kl_per_prompt), level, seed)
+        interval, _ = _over_runs(measured, area, len(runs[0][0].kl_per_prompt), level)
         reached = all(far[method][-1] for _, _, far in measured)
         found.append(FrontierArea(method, kl_range, interval, len(runs), reached))
     return found
@@ -103,10 +104,11 @@ def frontier_area_difference(
     resamples: int = 1_000,
     seed: int = 0,
 ) -> AreaDifference:
-    """One method's area under the frontier minus another's: prompts, and runs, are resampled jointly for both.
+    """One method's area under the frontier minus another's: prompts are resampled jointly for both.
 
-    Args and Raises: as ``frontier_area``; other methods' points are not read. Several runs are paired: both methods of
-    a run are drawn together, so a run that stands in all of them unchanged adds nothing to the spread.
+    Args and Raises: as ``frontier_area``; other methods' points are not read. Several runs are paired: what varies is
+    the difference in each run, so a baseline that stands in all of them unchanged adds nothing to the spread. The
+    interval is then over the method's runs alone.
     """
     chosen = [[point for point in points if point.method in (method, baseline)] for points in runs]
     for name in (method, baseline):
@@ -117,7 +119,7 @@ def frontier_area_difference(
     def difference(curves: dict[str, np.ndarray]) -> np.ndarray:
         return _mean_height(curves[method]) - _mean_height(curves[baseline])
 
-    interval, by_run = _over_runs(measured, difference, len(chosen[0][0].kl_per_prompt), level, seed)
+    interval, by_run = _over_runs(measured, difference, len(chosen[0][0].kl_per_prompt), level)
     ends = [all(far[name][-1] for _, _, far in measured) for name in (method, baseline)]
     return AreaDifference(method, baseline, kl_range, interval, tuple(by_run.tolist()), *ends)
 
@@ -145,26 +147,15 @@ def _over_runs(
     statistic: Callable[[dict[str, np.ndarray]], np.ndarray],
     prompts: int,
     level: float,
-    seed: int,
 ) -> tuple[Interval, np.ndarray]:
     """The mean over runs of a statistic of the envelopes, its interval, and its value in every run ``[S]``."""
     values = np.array([statistic(estimates) for estimates, _, _ in measured])
-    drawn = np.stack([statistic(resampled) for _, resampled, _ in measured])
-    count = len(values)
-    chosen = np.random.default_rng(seed + 1).integers(0, count, drawn.shape)
-    units: float = prompts
-    if count > 1:
-        units = 1 + _degrees_of_freedom(values.var(ddof=1) / count, count, drawn.mean(axis=0).var(), prompts)
-    mixed = np.take_along_axis(drawn, chosen, axis=0).mean(axis=0)
-    return interval_of(float(values.mean()), mixed, units, level), values
-
-
-def _degrees_of_freedom(run_variance: float, runs: int, prompt_variance: float, prompts: int) -> float:
-    """Of the sum of two estimated variances (Welch and Satterthwaite): few runs count where they are what varies."""
-    total = run_variance + prompt_variance
-    if total == 0:
-        return prompts - 1
-    return total**2 / (run_variance**2 / (runs - 1) + prompt_variance**2 / (prompts - 1))
+    drawn = np.mean([statistic(resampled) for _, resampled, _ in measured], axis=0)
+    estimate, count = float(values.mean()), len(values)
+    if count == 1:
+        return interval_of(estimate, drawn, prompts, level), values
+    parts = [(float(values.var(ddof=1)) / count, count - 1), (float(drawn.var(ddof=1)), prompts - 1)]
+    return student_interval(estimate, parts, level=level), values
 
 
 def _mean_height(curve: np.ndarray) -> np.ndarray:

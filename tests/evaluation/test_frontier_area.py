@@ -144,13 +144,14 @@ def test_a_difference_of_areas_is_that_of_the_areas_with_prompts_paired():
 
 
 @pytest.mark.usefixtures("few_budgets")
-def test_the_interval_of_a_difference_covers_over_runs_and_prompts():
+@pytest.mark.parametrize("count", [3, 8])
+def test_the_interval_of_a_difference_covers_over_runs_and_prompts(count):
     """Two methods whose slopes differ by 1 and, from run to run, by chance."""
     generator = np.random.default_rng(1)
     nowhere, prompts, hits = Interval(0, 0, 0), 48, 0
     for seed in range(300):
         shared, runs = generator.normal(size=prompts), []
-        for _ in range(8):
+        for _ in range(count):
             points = []
             for name, slope in (("A", 2 + 0.5 * generator.normal()), ("B", 1 + 0.5 * generator.normal())):
                 for step in range(3):

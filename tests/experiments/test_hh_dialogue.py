@@ -231,6 +231,9 @@ def test_rates_and_claims_are_those_of_the_verdicts(tmp_path):
     )
     assert said["DPO is better than Preferred-FT"] == said["DPO is as good as Best of 16, or better"] == "holds"
     assert said["DPO's win rate holds over the course of training, at temperature 0.7"] == "reversed"
+    favoured = {claim for claim, one in found.items() if "learning rate was chosen on 50 % of these" in one.why}
+    assert favoured == {claim for claim in found if claim.startswith("DPO")}
+    assert len(favoured) == 5
     assert plain(_results.load(tmp_path)).claims
     assert "q3" in str(result.tables[-1].rows)  # of a preset that shows some
 

@@ -53,6 +53,9 @@ def test_simulated_people_and_the_table_says_so(tmp_path):
     assert table["judge (S) win %"]["PPO-1"].startswith("0.0")
     assert {claim.claim[:9] for claim in result.claims} == {"Judge (S)", "Judge (C)"}
     assert all("simulated" in claim.statistic for claim in result.claims)
+    for claim in result.claims:  # of people nothing is known, whatever the simulated ones say
+        assert claim.verdict == "undecided"
+        assert claim.reason.startswith("no person was asked; ")
     first = (tmp_path / "out" / "ratings.jsonl").read_text()
     human_vs_judge.run(settings, tmp_path / "out", "mini")
     assert (tmp_path / "out" / "ratings.jsonl").read_text() == first
@@ -88,6 +91,11 @@ def test_people_by_the_study_page(tmp_path, capsys):
     assert table["human-human agree"]["SFT"] == ""
     assert table["human-human agree"]["DPO"].startswith("100.0")
     assert "simulated" not in result.tables[0].caption
+    assert {claim.claim[:9]: claim.verdict for claim in result.claims} == {
+        "Judge (S)": "reversed",
+        "Judge (C)": "reversed",
+    }
+    assert not any("no person" in claim.reason for claim in result.claims)
     assert {value.paper for value in result.values if "human win" in value.what} == {"58", "43", "17"}
 
 

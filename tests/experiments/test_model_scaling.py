@@ -20,7 +20,7 @@ from jaxalign import models, recipes
 from jaxalign.errors import InputError
 from tests.models.tiny import uncompiled_params
 from tests.tiny_reviews import CONFIG, TRAINING, one_device, plain_tokenizer, study_in  # noqa: F401
-from tests.tolerances import FLOAT64
+from tests.tolerances import COVERAGE, FLOAT64
 
 PACKAGED = importlib.util.find_spec("glassllm") is not None
 ROWS = [BASE, "SFT", "CoH", RLHF_ROW]
@@ -124,10 +124,23 @@ def test_a_slope_is_that_of_the_line():
     found, by_seed = slope_over_seeds(sizes, lines)
     np.testing.assert_allclose(by_seed, [0.5, 0.7], rtol=FLOAT64)
     assert found.estimate == pytest.approx(0.6, rel=FLOAT64)
-    assert found.low < 0.55
-    assert found.high > 0.65
+    assert found.low < 0.5
+    assert found.high > 0.7
     with pytest.raises(InputError, match="two sizes"):
         slope_over_seeds([100], lines[:1])
+
+
+def test_the_interval_of_a_slope_covers():
+    """Three seeds of every size differ as much as items do, and nothing rises."""
+    random = np.random.default_rng(0)
+    covered = 0
+    for _ in range(1000):
+        scores = (
+            random.normal(0, 0.5, 128) + random.normal(0, 0.2, (3, 3, 1)) + random.normal(0, 0.3, (3, 3, 128))
+        )  # fmt: skip
+        found, _ = slope_over_seeds([100, 1000, 10_000], scores)
+        covered += found.low <= 0 <= found.high
+    assert covered / 1000 >= 0.95 - COVERAGE
 
 
 def test_claims_follow_the_scores(tmp_path):

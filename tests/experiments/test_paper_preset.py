@@ -59,6 +59,7 @@ def study_of(folder):
             PRESETS["paper"].rlhf,
             targets=(6.0,),
             seeds=(0, 1),
+            true_seeds=(0, 1),
             seeds_at=6.0,
             reward_steps=2,
             reward_prompts_per_step=4,
@@ -119,7 +120,8 @@ def test_the_study_runs_once_and_is_kept(tmp_path, capsys, monkeypatch):
     kept = json.loads((output / "results.json").read_text())
     assert set(kept["largest KL of each run"]) == {method.label for method in runs} == {
         "DPO beta 0.1", "DPO beta 0.1, seed 1", "Preferred-FT", "Unlikelihood alpha 0.1", "PPO KL 6",
-        "PPO KL 6, seed 1", "PPO-GT KL 6", f"{UNWEIGHTED} beta 0.1", f"{UNWEIGHTED} beta 0.1, seed 1",
+        "PPO KL 6, seed 1", "PPO-GT KL 6", "PPO-GT KL 6, seed 1",
+        f"{UNWEIGHTED} beta 0.1", f"{UNWEIGHTED} beta 0.1, seed 1",
         f"{OTHER_PAIRS} beta 0.1", f"{OTHER_PAIRS} beta 0.1, seed 1",
     }  # fmt: skip
     assert all(abs(value) > 1e-3 for value in kept["largest KL of each run"].values())
@@ -145,7 +147,9 @@ def check_result(result, study, runs, output):
     assert (result.preset, result.seeds) == ("paper", 2)
     assert result.seconds > 0
     claims = {claim.claim: claim for claim in result.claims}
-    assert len(claims) == 8  # reward, four areas, two of the weight, other pairs
+    assert len(claims) == 9  # reward, five areas, two of the weight, other pairs
+    few = {claim.claim.rpartition(" ")[2] for claim in claims.values() if "has one training seed" in claim.undecidable}
+    assert few == {"Preferred-FT", "Unlikelihood"}
     assert all(len(claim.by_seed) == 2 for claim in claims.values())
     for claim in claims.values():
         assert np.isclose(claim.found.estimate, np.mean(claim.by_seed), atol=1e-9), claim.claim
@@ -201,6 +205,6 @@ def test_a_preset_has_the_papers_runs(name):
     count = {label: sum(method.name == label for method in shown) for label in dict.fromkeys(m.name for m in shown)}
     assert count["DPO"] == count["PPO"] == count["PPO-GT"] == count["Unlikelihood"] == 4
     assert count["Preferred-FT"] >= 3
-    for label in ("DPO", "PPO", UNWEIGHTED, OTHER_PAIRS):
+    for label in ("DPO", "PPO", "PPO-GT", UNWEIGHTED, OTHER_PAIRS):
         assert len(seeded(runs, label)) == 3
     assert len({method.label for method in runs}) == len(runs)

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from experiments import _results, report
-from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
+from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds, mean_over_seeds
 from jaxalign import evaluation
 from jaxalign.errors import InputError
 from jaxalign.evaluation import Interval
@@ -65,6 +65,11 @@ def test_what_keeps_a_claim_undecided_is_said(found, by_seed, reason):
     )])[0]["why"] == reason.removesuffix("why").removesuffix("; ")  # fmt: skip
 
 
+def test_what_no_number_can_decide():
+    found = claim(0.1, 0.3, (0.1, 0.2), undecidable="no person was asked", why="why")
+    assert (found.verdict, found.reason) == ("undecided", "no person was asked; why")
+
+
 def test_differences_over_seeds():
     items = np.random.default_rng(0).normal(0, 1, 400)
     alike, by_seed = difference_over_seeds([items + 0.5] * 3, [items] * 3)
@@ -93,6 +98,13 @@ def test_intervals_over_three_seeds_cover(spread):
         decided += _results.verdict(interval, by_seed) != "undecided"
     assert covered / 1000 >= 0.95 - COVERAGE
     assert decided / 1000 <= 0.05 + COVERAGE
+
+
+def test_intervals_of_a_value_a_seed_cover():
+    random = np.random.default_rng(0)
+    intervals = [mean_over_seeds(random.normal(0, 1, 3))[0] for _ in range(1000)]
+    covered = np.mean([one.low <= 0 <= one.high for one in intervals])
+    assert abs(covered - 0.95) < COVERAGE
 
 
 def test_a_result_comes_back(tmp_path):

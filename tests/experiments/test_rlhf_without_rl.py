@@ -3,6 +3,7 @@
 import dataclasses
 import json
 
+import numpy as np
 import pytest
 
 from experiments import _results
@@ -11,6 +12,7 @@ from experiments._alignment_cost_result import result_of
 from experiments._hindsight import Scale
 from experiments.rlhf_without_rl import PRESETS, main, run
 from tests.tiny_reviews import CONFIG, TRAINING, one_device, study_in  # noqa: F401
+from tests.tolerances import FLOAT64
 
 
 @pytest.fixture
@@ -107,6 +109,11 @@ def test_claims_and_table_follow_the_runs(tmp_path, comparison):
         "PPO holds more in memory than DPO": "holds",
         "Chain of Hindsight reaches at least DPO's score": "undecided",
     }
+    # By hand: two seeds have one degree of freedom, and Student's quantile is 12.7.
+    own = np.log([8.0 / 2.0, 8.1 / 2.1])
+    time = next(claim.found for claim in found.claims if claim.claim == "DPO takes less time than PPO")
+    reach = 12.706204736174694 * abs(own[0] - own[1]) / 2
+    np.testing.assert_allclose([time.low, time.high], [own.mean() - reach, own.mean() + reach], rtol=FLOAT64)
     assert [row["time / DPO's"] for row in found.tables[0].rows] == ["1.00", "1.98", "3.93"]
     assert (tmp_path / "cost.svg").stat().st_size > 0
     assert _results.save(tmp_path, found).is_file()

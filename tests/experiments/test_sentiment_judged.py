@@ -51,11 +51,17 @@ def test_a_claim_is_positive_where_the_paper_is_right():
     reward = verdicts["DPO reaches a higher reward than PPO does with a learned reward"]
     assert (reward.verdict, len(reward.by_seed)) == ("reversed", 3)
     assert reward.by_seed == pytest.approx([-0.5, -0.4, -0.3], abs=FLOAT64)
-    assert verdicts["DPO's frontier lies above that of Unlikelihood"].verdict == "holds"
+    assert verdicts["DPO's frontier lies above that of PPO-GT"].verdict == "holds"
+    alone = verdicts["DPO's frontier lies above that of Unlikelihood"]  # above in each of DPO's seeds, all against one
+    assert alone.found.low > 0
+    assert min(alone.by_seed) > 0
+    assert (alone.verdict, alone.reason) == ("undecided", "Unlikelihood has one training seed")
+    assert "interval over DPO's training seeds" in alone.statistic
     assert verdicts["DPO's frontier lies above that of PPO"].verdict == "reversed"
-    # A frontier through (0, 0), (1, r / 2) and (3, r) has the mean height 7 r / 12; r is 1 more in each seed.
+    # A frontier through (0, 0), (1, r / 2), (3, r) has the mean height 19 r / 24 up to 6; r is 1 more in each seed.
+    assert STUDY.compare_at[-1] == 6.0
     area = verdicts["DPO's frontier lies above that of Preferred-FT"]
-    assert area.by_seed == pytest.approx([7 / 12] * 3, abs=1e-3)
+    assert area.by_seed == pytest.approx([19 / 24] * 3, abs=1e-3)
     perplexity = next(claim for name, claim in verdicts.items() if "less likely under" in name)
     assert (perplexity.verdict, perplexity.found.estimate) == ("holds", pytest.approx(1.0, abs=FLOAT64))
     repeated = next(claim for name, claim in verdicts.items() if "repeat themselves" in name)
@@ -68,6 +74,17 @@ def test_a_claim_is_positive_where_the_paper_is_right():
     assert blamed == {reward.claim, "DPO's frontier lies above that of PPO"}
     other = verdicts["DPO can use another model's pairs"]
     assert (other.verdict, other.found.estimate) == ("holds", pytest.approx(0.2, abs=FLOAT64))
+
+
+def test_best_of_n_is_a_baseline_without_seeds():
+    start = measured(step=0, kl=0.0)
+    best = [measured(step=2, kl=0.5, reward=0.6).point("Best-of-N", "", seed=0)]
+    (found_one,) = [claim for claim in claims(STUDY, start, found(), best_of_n=best) if "Best-of-N" in claim.claim]
+    assert (found_one.verdict, len(found_one.by_seed), found_one.source) == ("holds", 3, "")
+    assert "interval over DPO's training seeds" in found_one.statistic
+    better = [measured(step=2, kl=0.5, reward=4.0).point("Best-of-N", "", seed=0)]
+    (found_one,) = [claim for claim in claims(STUDY, start, found(), best_of_n=better) if "Best-of-N" in claim.claim]
+    assert found_one.verdict == "reversed"
 
 
 def test_the_best_point_is_one_for_all_seeds():

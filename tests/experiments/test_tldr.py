@@ -12,14 +12,16 @@ import pytest
 from benchmarks._judge_server import Act, JudgeServer
 from experiments import _results, _tldr_training, tldr_summarization
 from experiments._content_words import ContentWords, content_word_judges
+from experiments._results import verdict
 from experiments._tldr import Judging, Run, Study, load_posts
-from experiments._tldr_report import over_seeds
+from experiments._tldr_report import _best, _spread, over_seeds
 from jaxalign import models, sharding
 from jaxalign.errors import InputError
 from jaxalign.evaluation import Interval, read_judged
 from jaxalign.evaluation.judges import Item, compare
 from tests.models.tiny import uncompiled_params
 from tests.tiny_sentiment import tokenizer
+from tests.tolerances import COVERAGE
 
 CONFIG = models.ModelConfig(
     family="gpt2", vocab_size=320, width=16, layers=2, heads=2, kv_heads=2, head_dim=8, mlp_width=32,
@@ -199,9 +201,28 @@ def test_statistics_of_curves_over_seeds():
     other = np.zeros((1, 2, 4))
     found, by_seed = over_seeds(best, own, other)
     assert by_seed == [75.0, 100.0]
-    assert found.estimate == pytest.approx(100 * 4 / 7)  # the second temperature, without the NaN
+    assert found.estimate == pytest.approx(87.5)  # each seed's own best, not the best of their mean
     assert found.low <= found.estimate <= found.high
     assert over_seeds(best, other, other)[0] == Interval(0.0, 0.0, 0.0)
+
+
+@pytest.mark.parametrize("of_curve", [_best, _spread])
+def test_statistics_of_curves_do_not_favour_whoever_has_fewer_seeds(of_curve):
+    """Three seeds against one without a difference: no bias, and seldom a verdict."""
+    random = np.random.default_rng(0)
+    estimates, covered, decided = [], 0, 0
+    for _ in range(1000):
+        easy = random.random(64) < 0.5  # posts that are easy for all
+        own, other = (np.where(random.random((seeds, 4, 64)) < 0.3, easy, random.random((seeds, 4, 64)) < 0.5)
+                      for seeds in (3, 1))  # fmt: skip
+        found, by_seed = over_seeds(of_curve, own.astype(float), other.astype(float), resamples=100)
+        assert found.estimate == pytest.approx(np.mean(by_seed))
+        estimates.append(found.estimate)
+        covered += found.low <= 0 <= found.high
+        decided += verdict(found, by_seed) != "undecided"
+    assert abs(np.mean(estimates)) < 4 * np.std(estimates) / np.sqrt(1000)  # standard errors
+    assert covered / 1000 >= 0.95 - COVERAGE
+    assert decided / 1000 <= 0.05 + COVERAGE
 
 
 def test_dry_run(capsys):
