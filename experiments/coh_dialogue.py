@@ -2,7 +2,7 @@
 
     python -m experiments.coh_dialogue --preset mini --output-dir runs/coh-dialogue
         SmolLM2-135M-Instruct and PIQA (a goal, the right way and the wrong one), packaged, written as a dialogue of one
-        turn; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, about 10 minutes.
+        turn; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, about 13 minutes.
     python -m experiments.coh_dialogue --preset hh --output-dir runs/coh-dialogue-hh
         The same on 1,156 genuine rows of Anthropic-HH, where they lie beside the checkout (or --task.feedback FILE).
     python -m experiments.coh_dialogue --preset gpu --output-dir runs/coh-dialogue-gpu
@@ -45,7 +45,7 @@ class DialogueTable(Table):
 
 
 _MINI = DialogueTable(
-    methods=("SFT", "C-SFT", "CoH"),
+    methods=("SFT", "C-SFT", "SFT-U", "CoH"),
     seeds=(0, 1, 2),
     training=Training(
         steps=24, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,

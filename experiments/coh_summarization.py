@@ -2,7 +2,7 @@
 
     python -m experiments.coh_summarization --preset mini --output-dir runs/coh-summarization
         SmolLM2-135M-Instruct and XSum, packaged; the feedback is ROUGE-L against the reference, of the reference and
-        two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, about 12
+        two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, about 16
         minutes.
     python -m experiments.coh_summarization --preset gpu --output-dir runs/coh-summarization-gpu
         SmolLM2-360M-Instruct, whole, on all the packaged articles; one GPU, about an hour. It has not been run.
@@ -46,7 +46,7 @@ class SummarizationTable(Table):
 
 PRESETS = {
     "mini": SummarizationTable(
-        methods=("SFT", "C-SFT", "CoH"),
+        methods=("SFT", "C-SFT", "SFT-U", "CoH"),
         seeds=(0, 1, 2),
         # An instruct model's first wish after the words of feedback is to end the turn: sixteen updates do not unlearn
         # it, and most summaries are empty.

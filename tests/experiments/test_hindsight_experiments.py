@@ -255,6 +255,12 @@ def test_the_report_reads_the_order_off_the_intervals(tmp_path):
     assert control["good minus bad"][1] > 0
 
 
+@pytest.mark.parametrize("experiment", [coh_dialogue, coh_summarization])
+def test_every_preset_has_the_rows_of_the_papers_tables(experiment):
+    for preset in experiment.PRESETS.values():
+        assert {"SFT", "C-SFT", "SFT-U", "CoH"} <= set(preset.methods)
+
+
 def test_flags_of_an_experiment(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         coh_dialogue.main(["--methods", "CoX"])
