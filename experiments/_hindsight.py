@@ -108,6 +108,11 @@ class Scale:
     checkpoints: bool = False
     """Keep checkpoints, so that a run that is killed goes on where it was."""
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """What of it decides a stage: rounding, where it is another than float32's."""
+        return {} if self.dtype == "float32" else {"dtype": self.dtype}
+
 
 def chains_of(
     records: Sequence[Any],

@@ -79,18 +79,21 @@ def run_table(
     for seed in table.seeds:
         for method_name in table.methods:
             method = METHODS[method_name]
-
             label = f"{_slug(method_name)}-seed-{seed}"
+            inputs = known | table.scale.inputs | {
+                "method": [method.form, method.objective], "training": asdict(table.training), "seed": seed,
+            }  # fmt: skip
+            directory = output / "runs" / stages.folder(label, inputs).name  # other inputs, other checkpoints
 
             def compute(
-                report: Report, method: Any = method, seed: int = seed, label: str = label
+                report: Report, method: Any = method, seed: int = seed, directory: Path = directory
             ) -> tuple[Measured, Params, Any]:
                 if not text:  # only when a run is missing: computed once for all of them
                     text.extend(with_trunk(task.config, task.start, task.text, table.training))
                 params, prompts = train(
                     task.config, task.start, task.records, text, task.tokenizer, method, table.training,
                     templates=task.templates, kind=task.kind, seed=seed, report=report, scale=table.scale,
-                    directory=output / "runs" / label,
+                    directory=directory,
                 )  # fmt: skip
                 first = seed == table.seeds[0]
                 return task.measure(params, prompts, seed=seed, report=report, details=first), params, prompts
@@ -103,9 +106,6 @@ def run_table(
                     models.save_pretrained(folder / "model", task.config, found[1], task.tokenizer)
                     found[2].save(folder / "model")
 
-            inputs = known | {
-                "method": [method.form, method.objective], "training": asdict(table.training), "seed": seed,
-            }  # fmt: skip
             row = stages.stage(label, inputs, compute, save, lambda folder: (JSON.load(folder), None, None))[0]
             results.setdefault(method_name, []).append(row)
             if kept:

@@ -40,8 +40,8 @@ class Runs:
 class _Keeper:
     """Stages with what all of them follow from."""
 
-    def __init__(self, stages: Stages, known: dict[str, Any]) -> None:
-        self.stages, self.known = stages, known
+    def __init__(self, stages: Stages, runs: Path, known: dict[str, Any]) -> None:
+        self.stages, self.runs, self.known = stages, runs, known
 
     def __call__(self, name: str, inputs: dict[str, Any], compute: Callable[[Report], Any], codec: Codec) -> Any:
         self.known = self.known | {name: inputs}
@@ -51,17 +51,20 @@ class _Keeper:
         """A stage that no later one follows from."""
         return self.stages.stage(name, self.known | inputs, compute, *JSON)
 
+    def directory(self, name: str, inputs: Mapping[str, Any] | None = None) -> Path:
+        """Of a stage's checkpoints: other inputs, another folder. ``inputs``: of one that stands apart."""
+        return self.runs / self.stages.folder(name, self.known | dict(inputs or {})).name
+
 
 def run_all(study: Study, stages: Stages, output: Path) -> Runs:
     """Compute what is not kept yet."""
     posts = load_posts(study)
     config, start, tokenizer = load_model(study.model)
-    keep = _Keeper(stages, {
+    keep = _Keeper(stages, output / "runs", {
         "weights": digest(sorted(fingerprint(start).items())), "posts": digest(posts), "seed": study.seed,
         "max_length": study.max_length, "max_new_tokens": study.max_new_tokens, "dtype": study.scale.dtype,
     })  # fmt: skip
     prompts = prompts_of(posts.held_out, tokenizer, study)
-    checkpoints = output / "runs"
     summaries: dict[str, list[list[list[Summary]]]] = {}
 
     def write(params: Params, seed: int, report: Report) -> list[list[Summary]]:
@@ -74,13 +77,14 @@ def run_all(study: Study, stages: Stages, output: Path) -> Runs:
             for temperature in study.temperatures
         ]  # fmt: skip
 
-    def method(name: str, seed: int, inputs: dict[str, Any], train: Callable[[Report], Params]) -> None:
+    def method(name: str, seed: int, inputs: dict[str, Any], train: Callable[[Report, Path], Params]) -> None:
         label = f"{name.lower()}-seed-{seed}"
         own = inputs | {"temperatures": list(study.temperatures), "training seed": seed}
-        rows = keep.apart(label, own, lambda report: write(train(report), seed, report))
+        directory = keep.directory(label, own)
+        rows = keep.apart(label, own, lambda report: write(train(report, directory), seed, report))
         summaries.setdefault(name, []).append(rows)
 
-    method("Base", 0, {}, lambda report: start)
+    method("Base", 0, {}, lambda report, _: start)
     sft = start
     if study.reading.steps:
         sft = keep(
@@ -92,10 +96,10 @@ def run_all(study: Study, stages: Stages, output: Path) -> Runs:
 
         def fine_tune(report: Report) -> Params:
             examples = training.demonstrations(posts.windows, tokenizer, study)
-            return training.fine_tune(config, reader, examples, study, report, checkpoints / "sft")
+            return training.fine_tune(config, reader, examples, study, report, keep.directory("sft"))
 
         sft = keep("sft", asdict(study.sft), fine_tune, TREE)
-    method("SFT", 0, {}, lambda report: sft)
+    method("SFT", 0, {}, lambda report, _: sft)
 
     records = _preferences(study, keep, config, sft, tokenizer, posts)
     compared = training.preferences(records, tokenizer, study)
@@ -109,28 +113,29 @@ def run_all(study: Study, stages: Stages, output: Path) -> Runs:
             inputs = {"run": asdict(settings), "beta": objective.beta}
 
             def train(
-                report: Report, name: str = name, run: Any = settings, objective: Any = objective, seed: int = seed
+                report: Report, directory: Path, run: Any = settings, objective: Any = objective, seed: int = seed
             ) -> Params:
                 return training.train_preferences(
                     config, sft, compared, objective, run, study,
-                    seed=seed, report=report, directory=checkpoints / f"{name.lower()}-seed-{seed}",
+                    seed=seed, report=report, directory=directory,
                 )  # fmt: skip
 
             method(name, seed, inputs, train)
 
     def learn_reward(report: Report) -> tuple[Any, dict[str, Any]]:
         references = training.demonstrations(posts.sft[:256], tokenizer, study)
-        model, known = training.train_reward(config, sft, compared, references, study, report, checkpoints / "reward")
+        directory = keep.directory("reward-model")
+        model, known = training.train_reward(config, sft, compared, references, study, report, directory)
         return model, asdict(known)
 
     codec = Codec(lambda folder, found: training.save_reward(folder, found, tokenizer), training.load_reward)
     reward, calibration = keep("reward-model", asdict(study.reward), learn_reward, codec)
     for seed in study.seeds:
 
-        def train_ppo(report: Report, seed: int = seed) -> Params:
+        def train_ppo(report: Report, directory: Path, seed: int = seed) -> Params:
             return training.train_ppo(
                 config, sft, prompts_of(posts.feedback, tokenizer, study), reward, tokenizer, study,
-                seed=seed, report=report, directory=checkpoints / f"ppo-seed-{seed}",
+                seed=seed, report=report, directory=directory,
             )  # fmt: skip
 
         method("PPO", seed, {"ppo": asdict(study.ppo)}, train_ppo)

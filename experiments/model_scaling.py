@@ -20,6 +20,7 @@ the preset is a flag (--help after --preset).
 """
 
 import tempfile
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -172,28 +173,32 @@ def _run_size(scaling: Scaling, size: str, rung: Rung, stages: Stages, output: P
     rows: dict[str, list[Measured]] = {}
     text: list[data.Example] = []
 
-    def kept(method: str, seed: int, inputs: dict[str, Any], compute: Any) -> None:
+    def kept(method: str, seed: int, inputs: dict[str, Any], compute: Callable[[Report, Path], Measured]) -> None:
         label = f"{size}-{method}-seed-{seed}".lower().replace("/", "-").replace(" ", "-")
-        rows.setdefault(method, []).append(stages.stage(label, known | inputs | {"seed": seed}, compute, *JSON))
+        inputs = known | inputs | {"seed": seed}
+        directory = output / "runs" / stages.folder(label, inputs).name  # other inputs, other checkpoints
+        found = stages.stage(label, inputs, lambda report: compute(report, directory), *JSON)
+        rows.setdefault(method, []).append(found)
 
-    kept(BASE, 0, {}, lambda report: rung.measure(task.start, None, seed=0, report=report))
+    kept(BASE, 0, {}, lambda report, _: rung.measure(task.start, None, seed=0, report=report))
     for seed in scaling.seeds:
         for method in scaling.methods:
 
-            def compute(report: Report, method: str = method, seed: int = seed) -> Measured:
+            def compute(report: Report, directory: Path, method: str = method, seed: int = seed) -> Measured:
                 if not text:  # only when a run is missing: computed once for all of them
                     text.extend(with_trunk(task.config, task.start, task.text, scaling.training))
                 params, prompts = train(
                     task.config, task.start, task.records, text, task.tokenizer, METHODS[method], scaling.training,
                     templates=task.templates, kind=task.kind, seed=seed, report=report, scale=scaling.scale,
-                    directory=output / "runs" / f"{size.replace('/', '-')}-{method}-{seed}",
+                    directory=directory,
                 )  # fmt: skip
                 return rung.measure(params, prompts, seed=seed, report=report)
 
             form = [METHODS[method].form, METHODS[method].objective]
-            kept(method, seed, {"method": form, "training": asdict(scaling.training)}, compute)
+            inputs = {"method": form, "training": asdict(scaling.training)} | scaling.scale.inputs
+            kept(method, seed, inputs, compute)
 
-        def compute_rlhf(report: Report, seed: int = seed) -> Measured:
+        def compute_rlhf(report: Report, _: Path, seed: int = seed) -> Measured:
             return rung.measure(rung.rlhf(seed=seed, report=report), None, seed=seed, report=report)
 
         kept(RLHF_ROW, seed, {"rlhf": dict(rung.inputs)}, compute_rlhf)

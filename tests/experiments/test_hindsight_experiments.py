@@ -143,6 +143,30 @@ def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     assert len(pairs) == 2 * 8  # what judges and people are asked
 
 
+def test_other_numbers_in_the_same_folder_are_another_model(tmp_path, model, text):
+    table = dataclasses.replace(
+        coh_dialogue.PRESETS["paper"], methods=("CoH",), seeds=(0,), training=TINY, scale=SCALE,
+        task=coh_dialogue.Dialogue(
+            model=model, feedback=(hh(tmp_path / "hh.jsonl", 12),), held_out=4, spoken=1, max_new_tokens=2,
+            pretraining=text,
+        ),
+    )  # fmt: skip
+    output = tmp_path / "out"
+
+    def trained(table):
+        coh_dialogue.run(table, output, "paper")
+        return jax.tree.leaves(models.load_pretrained(output / "model")[1])
+
+    first = trained(table)
+    other = trained(dataclasses.replace(table, training=dataclasses.replace(TINY, pretraining_weight=30.0)))
+    assert any((np.asarray(old) != np.asarray(new)).any() for old, new in zip(first, other, strict=True))
+
+
+@pytest.mark.parametrize(("scale", "inputs"), [(Scale(accumulation=2), {}), (SCALE, {"dtype": "bfloat16"})])
+def test_what_a_stage_knows_of_the_scale(scale, inputs):
+    assert scale.inputs == inputs  # those of runs in float32 stay what they were
+
+
 def test_summaries_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     table = dataclasses.replace(
         coh_summarization.PRESETS["paper"],

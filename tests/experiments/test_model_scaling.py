@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 
-from experiments import _results
+from experiments import _results, model_scaling
 from experiments._hindsight import BASE, RLHF_ROW, Scale
 from experiments._model_sizes import count_parameters, model_of_size, slope_over_seeds
 from experiments._scaling_result import Size, result_of
@@ -76,6 +76,31 @@ def test_reviews_at_two_sizes(tmp_path, sizes, capsys):
     assert run(scaling, output, "gpu") == first
     assert "running" not in capsys.readouterr().out
     assert snapshot(output / "stages") == before
+
+
+@pytest.mark.usefixtures("one_device")
+def test_other_numbers_have_other_checkpoints(tmp_path, sizes, monkeypatch):
+    class Reached(Exception):
+        pass
+
+    def reached(*arguments, directory, **options):
+        raise Reached(directory)
+
+    monkeypatch.setattr(model_scaling, "train", reached)
+    scaling = dataclasses.replace(
+        PRESETS["gpu"], sizes=sizes, ladder=ReviewsLadder(study=study_in(tmp_path)), training=TRAINING, scale=Scale()
+    )
+    directories = []
+    for changes in ({}, {"training": dataclasses.replace(TRAINING, pretraining_weight=3.0)}, {
+        "scale": Scale(dtype="bfloat16")
+    }, {"scale": Scale(accumulation=2)}):  # fmt: skip
+        with pytest.raises(Reached) as found:
+            run(dataclasses.replace(scaling, **changes), tmp_path / "out", "gpu")
+        directories.append(found.value.args[0])
+    plain, weighted, rounded, in_parts = directories
+    assert len({plain, weighted, rounded}) == 3
+    assert in_parts == plain
+    assert plain.parent == tmp_path / "out" / "runs"
 
 
 @pytest.mark.usefixtures("one_device")

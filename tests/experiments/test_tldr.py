@@ -8,13 +8,16 @@ import math
 import jax
 import numpy as np
 import pytest
+from rich.console import Console
 
 from benchmarks._judge_server import Act, JudgeServer
 from experiments import _results, _tldr_training, tldr_summarization
 from experiments._content_words import ContentWords, content_word_judges
 from experiments._results import verdict
+from experiments._stages import Stages
 from experiments._tldr import Judging, Run, Study, load_posts
 from experiments._tldr_report import _best, _spread, over_seeds
+from experiments._tldr_runs import run_all
 from jaxalign import models, sharding
 from jaxalign.errors import InputError
 from jaxalign.evaluation import Interval, read_judged
@@ -130,6 +133,11 @@ def test_the_paper_preset_killed_and_gone_on_with(tmp_path, monkeypatch):
 
     assert first.seeds == 2
     assert [len(claim.by_seed) for claim in first.claims] == [2] * 6
+    # Another beta is another run, in the same folder and with the checkpoints of the first still there.
+    run_all(dataclasses.replace(study, dpo_beta=50.0), Stages(output / "stages", console=Console(quiet=True)), output)
+    runs = [path.read_text() for path in (output / "runs").glob("dpo-seed-0*/metrics.jsonl")]
+    assert len(set(runs)) == 2
+
     drawn = {row["method"] for row in first.tables[0].rows}
     assert drawn == {"Base", "SFT", "Preferred-FT", "PPO", "DPO", "Best-of-3"}
     assert [(row["judge"], row["N"]) for row in first.tables[2].rows] == [(j, n) for j in "SC" for n in "123"]
