@@ -20,6 +20,7 @@ from jaxalign import sharding
 from jaxalign.errors import InputError
 from jaxalign.training._errors import CheckpointError
 from jaxalign.training._fingerprint import fingerprint
+from jaxalign.training._place import Place
 from jaxalign.training._retention import Retention
 from jaxalign.training._state import TrainState
 from jaxalign.training._together import DamagedError, line, read_together
@@ -88,7 +89,7 @@ class Checkpoints:
         )
         logging.getLogger("absl").addFilter(_not_raised)
         self._manager = ocp.CheckpointManager(self.directory, options=options)
-        self._inode = _inode(self.directory)
+        self._place = Place(self.directory)
         self._saving = 0
         self._failed = False
         self.retention.read(self.directory, self.steps())
@@ -135,7 +136,7 @@ class Checkpoints:
         try:
             # Orbax would make it anew, perhaps on another disk than the one that went away; if it went while a save
             # began, Orbax has.
-            if self._inode is None or _inode(self.directory) != self._inode:
+            if not self._place.is_there():
                 raise FileNotFoundError("the folder is gone")
             self._manager.save(step, args=items)
         except Exception as error:
@@ -264,13 +265,14 @@ class Checkpoints:
 
     def close(self) -> None:
         """Wait, and release the threads; a failure that has been raised already is not raised again."""
-        if not self._failed:
-            self.wait()
-        try:
-            self._manager.close()
-        except Exception:
+        with contextlib.closing(self._place):
             if not self._failed:
-                raise
+                self.wait()
+            try:
+                self._manager.close()
+            except Exception:
+                if not self._failed:
+                    raise
 
     def _failure(self, error: Exception) -> CheckpointError:
         self._failed = True
@@ -363,11 +365,3 @@ def _cause(error: BaseException) -> str:
                 return os.strerror(code)
         seen = seen.__cause__ or seen.__context__
     return line(error)
-
-
-def _inode(folder: Path) -> int | None:
-    """Which folder it is, whatever lies at its path later; None where there is none."""
-    try:
-        return folder.stat().st_ino
-    except OSError:
-        return None

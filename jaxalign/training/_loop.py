@@ -262,8 +262,6 @@ def run_loop(
                 watch.wait_for("the last checkpoint to be written", slow=True)
                 checkpoints.wait()
         except BaseException as error:
-            if isinstance(error, KeyboardInterrupt):  # asked for twice: nothing is waited for
-                raise
             if pending and not isinstance(error, TrainingError):  # a broken batch must not lose the row before it
                 write(pending)
             if checkpoints:

@@ -16,11 +16,12 @@ _QUESTIONS = itertools.count(1)
 
 
 class StopRequest:
-    """Between ``with`` and its end, the first SIGTERM or SIGINT only sets a flag; a second one acts as before.
+    """Between ``with`` and its end, the first SIGTERM or SIGINT only sets a flag; a second one ends the process.
 
-    Handlers can be set in the main thread only; in another thread this asks for nothing. On several processes JAX's
-    own service listens to SIGTERM and agrees on one step for all, so that all save the same one: the first SIGINT is
-    handed on to it as SIGTERM, a second one ends the process whatever it waits for, a second SIGTERM does nothing.
+    At once, whatever it waits for, such as a save to a disk that hangs: by the signal, not by an exception, which would
+    wait with it. Handlers can be set in the main thread only; in another thread this asks for nothing. On several
+    processes JAX's own service listens to SIGTERM and agrees on one step for all, so that all save the same one: the
+    first SIGINT is handed on to it as SIGTERM, a second one ends the process, a second SIGTERM does nothing.
 
     Args:
         asked: called when the wish arrives (with several processes, when they have agreed on the step).
@@ -44,7 +45,8 @@ class StopRequest:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
-        self._restore()
+        for number, handler in self._previous.items():
+            signal.signal(number, handler)
 
     def reached(self) -> bool:
         """Return whether to stop now; asked after every step, on several processes the same answer on all."""
@@ -58,18 +60,13 @@ class StopRequest:
         return reached
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
+        for handled in self._previous:
+            signal.signal(handled, signal.SIG_DFL)
         self._flag = True
         self._asked()
-        self._restore()
-
-    def _restore(self) -> None:
-        for number, handler in self._previous.items():
-            signal.signal(number, handler)
-        self._previous = {}
 
 
 def _hand_on(number: int, frame: FrameType | None) -> None:
     """SIGINT to one of several processes, as the signal that JAX's service listens to."""
-    # Not Python's own: an exception would have to wait for the collective that this process is in.
     signal.signal(signal.SIGINT, signal.SIG_DFL)
     os.kill(os.getpid(), signal.SIGTERM)

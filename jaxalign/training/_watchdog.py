@@ -50,12 +50,14 @@ class Watchdog:
         self._waiting: tuple[float, float, str, str] | None = None
         self._stop_by: float | None = None
         self._closed = threading.Event()
-        given = [seconds for seconds in (limits.step, limits.stop) if seconds is not None]
-        self._period = min(given) / 4 if given else None
+        slow = limits.slow if limits.step is not None else None
+        given = [seconds for seconds in (limits.step, slow, limits.stop) if seconds is not None]
+        # How often a new wait is looked for: sooner than any of them can be too long.
+        self._period = min(given, default=0.0) / 4
         self._thread = threading.Thread(target=self._watch, name="jaxalign watchdog", daemon=True)
 
     def __enter__(self) -> Self:
-        if self._period is not None:
+        if self._period:
             self._thread.start()
         return self
 
@@ -78,21 +80,24 @@ class Watchdog:
             self._stop_by = time.monotonic() + self.limits.stop
 
     def _watch(self) -> None:
-        while not self._closed.wait(self._period):
-            now, waiting = time.monotonic(), self._waiting
+        pause = self._period
+        while not self._closed.wait(pause):
+            now, waiting, stop_by = time.monotonic(), self._waiting, self._stop_by
             doing = f"waiting for {waiting[3]}" if waiting else "at work"
-            if self._stop_by is not None and now > self._stop_by:
+            if stop_by is not None and now >= stop_by:
                 self._end(
                     f"not stopped within {self.limits.stop:g} s of the signal (--stop-deadline), still {doing}: the "
                     "save is given up; the same command continues from the newest checkpoint that is complete"
                 )
                 return
-            if waiting is not None and now - waiting[0] > waiting[1]:
+            if waiting is not None and now >= waiting[0] + waiting[1]:
                 self._end(
                     f"{doing} for more than {waiting[1]:g} s ({waiting[2]}): it hangs, or needs longer; the Python "
                     "stacks stand above, and the same command continues from the newest checkpoint"
                 )
                 return
+            ends = [stop_by, waiting[0] + waiting[1] if waiting else None]
+            pause = min([self._period, *(end - now for end in ends if end is not None)])
 
 
 UNWATCHED = TimeLimits()

@@ -17,6 +17,7 @@ parser.add_argument("--term", type=int, default=0, help="SIGTERM when the metric
 parser.add_argument("--interrupt", type=int, default=0, help="SIGINT when the metrics of this step arrive")
 parser.add_argument("--alone", action="store_true", help="--interrupt the first process and no other")
 parser.add_argument("--hang", type=int, default=0, help="never return when the metrics of this step arrive")
+parser.add_argument("--hang-save", action="store_true", help="a save never ends, as on a disk that hangs")
 parser.add_argument("--step-timeout", type=float)
 parser.add_argument("--stop-deadline", type=float)
 parser.add_argument("--mesh", default="fsdp=1")
@@ -52,9 +53,7 @@ def observe(step, values):
     if step == options.die:
         os.kill(os.getpid(), signal.SIGKILL)
     if step == options.hang:
-        (options.folder / "hangs").touch()
-        while True:
-            time.sleep(1)
+        hang()
     if step == options.term and jax.process_index() == 0:
         os.kill(os.getpid(), signal.SIGTERM)
     if step == options.interrupt and not (options.alone and jax.process_index()):
@@ -64,6 +63,12 @@ def observe(step, values):
         # JAX looks for the signal once a second. The run must not be over by then: a process that hears of it after
         # another one has left waits three minutes for that one, and nothing was interrupted.
         time.sleep(0.25)
+
+
+def hang(*_):
+    (options.folder / "hangs").touch()
+    while True:
+        time.sleep(1)
 
 
 def own_rows(batches):
@@ -81,6 +86,8 @@ step, state, frozen, _, layout = setup(
     update_extra=moving_average,
 )
 with Checkpoints(options.folder / "checkpoints", config={"mesh": options.mesh}, keep=2) as checkpoints:
+    if options.hang_save:
+        checkpoints.wait = hang
     restored = checkpoints.restore(jax.eval_shape(lambda: state), layout)
     start = 0
     if restored is not None:

@@ -3,7 +3,9 @@
 import dataclasses
 import gc
 import logging
+import os
 import shutil
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -135,6 +137,30 @@ def test_where_the_folder_went_nothing_is_written(tmp_path, anew):
             checkpoints.save(2, state, position=2)
     assert not place.exists() or not any(place.iterdir())
     assert Checkpoints(away).steps() == [1]
+
+
+def test_a_folder_made_anew_is_another(tmp_path):
+    """Although a file system may give it the number of the one that was removed, as ext4 does."""
+    step, state, frozen, _, _ = begin()
+    place = tmp_path / "run"
+    checkpoints = Checkpoints(place)
+    shutil.rmtree(place)
+    place.mkdir()
+    with pytest.raises(CheckpointError, match=r"run: .*the folder is gone"):
+        checkpoints.save(1, advance(step, state, frozen, 1), position=1)
+    checkpoints.close()
+    assert not any(place.iterdir())
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="nothing here says which files are open")
+def test_closed_checkpoints_hold_no_folder(tmp_path):
+    def held():
+        return [link for link in Path("/proc/self/fd").iterdir() if os.path.realpath(link) == str(tmp_path)]
+
+    with Checkpoints(tmp_path) as checkpoints:
+        assert len(held()) == 1
+    checkpoints.close()
+    assert not held()
 
 
 def biggest(folder, step):

@@ -6,6 +6,7 @@ import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -114,18 +115,20 @@ def test_ctrl_c_on_several_processes_saves_and_exits_cleanly(tmp_path, who):
     assert [row["step"] for row in rows(tmp_path)] == list(range(1, 17))
 
 
-def test_a_second_ctrl_c_ends_one_of_several_processes_at_once():
-    program = """
+@pytest.mark.parametrize(("count", "number"), [(1, signal.SIGINT), (1, signal.SIGTERM), (2, signal.SIGINT)])
+def test_a_second_signal_ends_a_process_at_once(count, number):
+    program = f"""
 import os, signal
 import jax
 from jaxalign.training._signals import StopRequest
-jax.process_count = lambda: 2
-signal.signal(signal.SIGTERM, lambda *_: print("asked", flush=True))
+jax.process_count = lambda: {count}
+if {count} == 2:
+    signal.signal(signal.SIGTERM, lambda *_: None)
 with StopRequest():
-    os.kill(os.getpid(), signal.SIGINT)
+    os.kill(os.getpid(), {number})
     print("goes on", flush=True)
     try:
-        os.kill(os.getpid(), signal.SIGINT)
+        os.kill(os.getpid(), {number})
     finally:
         print("cleans up", flush=True)
 """
@@ -133,5 +136,24 @@ with StopRequest():
         [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, timeout=60,
         env=os.environ | {"PYTHONPATH": str(ROOT), "JAX_PLATFORMS": "cpu"},
     )  # fmt: skip
-    assert found.returncode == -signal.SIGINT
-    assert found.stdout.split("\n")[:-1] == ["asked", "goes on"]
+    assert found.returncode == -number
+    assert found.stdout.split("\n")[:-1] == ["goes on"]
+
+
+def test_a_second_ctrl_c_does_not_wait_for_a_save_that_hangs(tmp_path):
+    process = start(tmp_path, "--interrupt", 2, "--hang-save")
+    try:
+        wait_until((tmp_path / "hangs").exists, process)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=20)
+    finally:
+        process.kill()
+    assert process.returncode == -signal.SIGINT, errors
+
+
+def wait_until(happens, process):
+    end = time.monotonic() + 120
+    while not happens():
+        assert process.poll() is None, process.communicate()[1]
+        assert time.monotonic() < end
+        time.sleep(0.01)

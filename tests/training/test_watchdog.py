@@ -61,6 +61,23 @@ def test_the_deadline_runs_from_the_signal():
     assert "not stopped within 0.2 s of the signal (--stop-deadline)" in watch(TimeLimits(stop=0.2), act)
 
 
+@pytest.mark.parametrize("limits", [TimeLimits(stop=2.0), TimeLimits(step=2.0), TimeLimits(step=60.0, slow=2.0)])
+def test_the_end_comes_when_it_is_due(limits):
+    """However the thread's looks at the clock fall."""
+    took = []
+
+    def act(watchdog, said):
+        time.sleep(0.1)
+        begin = time.monotonic()
+        watchdog.wait_for("an evaluation", slow=limits.slow == 2.0)
+        watchdog.stop_soon()
+        wait_long(said)
+        took.append(time.monotonic() - begin)
+
+    assert watch(limits, act)
+    assert 2.0 <= took[0] < 2.3
+
+
 def test_without_limits_there_is_no_thread():
     watchdog = Watchdog(TimeLimits())
     with watchdog:
