@@ -1,5 +1,6 @@
 """From a model folder and a file of records to a model folder: the part that every recipe's command shares."""
 
+import dataclasses
 import hashlib
 import logging
 from collections.abc import Callable, Sequence
@@ -138,7 +139,8 @@ def join_processes(config: FolderConfig) -> None:
     sharding.initialize_distributed(config.coordinator, config.num_processes, config.process_id)
     if jax.process_count() > 1:
         say(f"{jax.process_count()} processes with {jax.device_count()} devices: {jax.devices()[0].device_kind}")
-        check_agreement({name: value for name, value in vars(config).items() if name not in OF_A_PROCESS})
+        values = dataclasses.asdict(config)
+        check_agreement({name: value for name, value in values.items() if name not in OF_A_PROCESS})
         check_shared(config.output_dir)
 
 

@@ -1,9 +1,8 @@
 """What the processes of one run share and agree on."""
 
 import contextlib
-import hashlib
+import json
 import time
-import zlib
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +10,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from jaxalign import sharding, training
 from jaxalign.errors import InputError
 
 __all__ = ["check_agreement", "check_shared", "on_first_process", "say"]
@@ -62,29 +62,20 @@ def say(line: str) -> None:
 def check_agreement(values: Mapping[str, Any]) -> None:
     """Make sure that every process was given the same values: flags, by their names, and data by theirs.
 
-    Raises:
-        InputError: one was not; names the first value that differs, and a process that has another.
-    """
-    if jax.process_count() == 1:
-        return
-    from jax.experimental import multihost_utils
+    Args:
+        values: nested; what is no JSON is compared as its text.
 
-    names = sorted(values)
-    own = [hashlib.sha256(f"{name} {values[name]!r}".encode()).digest()[:4] for name in names]
-    # As many on every process, whatever it was given.
-    both = np.asarray([zlib.crc32(" ".join(names).encode()), *np.frombuffer(b"".join(own), np.uint32)], np.uint32)
-    known = multihost_utils.process_allgather(np.asarray([both[0], len(both)], np.uint32))
-    different = np.argwhere((known != known[0]).any(-1))
-    if not different.size:
-        gathered = multihost_utils.process_allgather(both)
-        different = np.argwhere(gathered != gathered[0])
-    if different.size:
-        process, *place = different[0].tolist()
-        name = names[place[0] - 1] if place else "flags and data"
-        what = name if " " in name else "--" + name.replace("_", "-")
-        raise InputError(
-            f"{what}: process {process} was given another than process 0; all processes must have the same"
-        )
+    Raises:
+        InputError: one was not; names the first value that differs, the first process that has another, and of a flag
+            both values.
+    """
+    first, *others = (json.loads(text) for text in sharding.exchange(json.dumps(values, default=str)))
+    for process, other in enumerate(others, start=1):
+        for name, (wanted, given) in training.differences(first, other).items():
+            both = "another than process 0" if " " in name else f"{json.dumps(given)}, process 0 {json.dumps(wanted)}"
+            raise InputError(
+                f"{training.as_flag(name)}: process {process} was given {both}; all processes must have the same"
+            )
 
 
 def check_shared(folder: Path) -> None:

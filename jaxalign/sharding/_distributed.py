@@ -74,22 +74,19 @@ def initialize_distributed(
     if coordinator is None or num_processes is None or process_id is None:
         raise InputError(f"{FLAGS} are given together or not at all")
     host, colon, port = coordinator.rpartition(":")
-    if not colon or not host or not port.isdigit():
+    if not colon or not host or not port.isdigit() or int(port) > 65535:
         raise InputError(f"--coordinator {coordinator}: expected host:port")
     if not 0 <= process_id < num_processes:
         raise InputError(f"--process-id {process_id} is not in 0..{num_processes - 1} (--num-processes)")
     if process_id:
         _wait_for(host.strip("[]"), int(port), timeout)
+    else:
+        _check_free(coordinator, int(port))
     with _limit(f"--coordinator {coordinator}: not all of --num-processes {num_processes} have come", timeout):
-        try:
-            jax.distributed.initialize(
-                coordinator, num_processes, process_id,
-                cluster_detection_method="deactivate", initialization_timeout=int(timeout) + GRACE,
-            )  # fmt: skip
-        except RuntimeError as error:
-            if "start RPC server" in str(error):
-                raise InputError(f"--coordinator {coordinator}: process 0 cannot listen there: port taken?") from error
-            raise
+        jax.distributed.initialize(
+            coordinator, num_processes, process_id,
+            cluster_detection_method="deactivate", initialization_timeout=int(timeout) + GRACE,
+        )  # fmt: skip
     _log("flags")
 
 
@@ -182,6 +179,21 @@ def _gpus_of_the_node() -> list[int] | None:
     count = os.environ.get("SLURM_GPUS_ON_NODE", "")
     alone = set(tasks.split(",")) == {"1"} and count.isdigit() and int(count) > 0
     return list(range(int(count))) if alone and "JAX_LOCAL_DEVICE_IDS" not in os.environ else None
+
+
+def _check_free(coordinator: str, port: int) -> None:
+    """Where process 0 cannot listen: JAX's own attempt, on all addresses too, mostly ends in a segmentation fault."""
+    dual = socket.has_dualstack_ipv6()
+    with socket.socket(socket.AF_INET6 if dual else socket.AF_INET) as own:
+        own.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        if dual:
+            own.setsockopt(socket.IPPROTO_IPV6, socket.IPV6_V6ONLY, 0)
+        try:
+            own.bind(("", port))
+        except OSError as error:
+            raise InputError(
+                f"--coordinator {coordinator}: process 0 cannot listen there: {error.strerror or error}"
+            ) from error
 
 
 def _wait_for(host: str, port: int, timeout: float) -> None:

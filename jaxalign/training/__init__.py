@@ -5,12 +5,13 @@ data it trains. Losses live in ``jaxalign.losses``, the functions that feed them
 """
 
 from jaxalign.training._batches import batch_shardings, constrain_batch, prefetch, put_batch
-from jaxalign.training._checkpoints import MAY_CHANGE, Checkpoints, Restored, check_config
+from jaxalign.training._checkpoints import Checkpoints, Restored
 from jaxalign.training._dtypes import cast_parameters, round_stochastically
 from jaxalign.training._errors import CheckpointError, TrainingError, about
 from jaxalign.training._evaluate import evaluate, make_eval_step
 from jaxalign.training._explain import NameRows, explain_loss
 from jaxalign.training._fingerprint import fingerprint
+from jaxalign.training._flags import MAY_CHANGE, as_flag, check_config, differences
 from jaxalign.training._loop import LoopResult, MakeBatch, run_loop
 from jaxalign.training._metrics import MetricWriter, means
 from jaxalign.training._optimizers import OptimizerConfig, at_update, decay_mask, make_optimizer, make_schedule
@@ -57,6 +58,7 @@ __all__ = [
     "Updated",
     "Watchdog",
     "about",
+    "as_flag",
     "at_update",
     "batch_shardings",
     "cast_parameters",
@@ -65,6 +67,7 @@ __all__ = [
     "copy_tree",
     "create_state",
     "decay_mask",
+    "differences",
     "evaluate",
     "explain_loss",
     "fingerprint",

@@ -20,6 +20,7 @@ from jaxalign import sharding
 from jaxalign.errors import InputError
 from jaxalign.training._errors import CheckpointError
 from jaxalign.training._fingerprint import fingerprint
+from jaxalign.training._flags import MAY_CHANGE, check_config
 from jaxalign.training._place import Place
 from jaxalign.training._retention import Retention
 from jaxalign.training._state import TrainState
@@ -27,9 +28,6 @@ from jaxalign.training._together import DamagedError, line, read_together
 
 logger = logging.getLogger(__name__)
 
-MAY_CHANGE = ("max_steps", "save_every", "mesh", "output_dir")
-"""Config entries that a resumed run may change: they do not change what an update computes (the mesh, only by
-rounding)."""
 # Seconds in which a network file system may still list under its old name what another host has renamed.
 PATIENCE = 60.0
 
@@ -296,51 +294,6 @@ class Checkpoints:
 def _not_raised(record: logging.LogRecord) -> bool:
     """Whether a record of Orbax's says more than an exception that is raised too: not a second time, with traceback."""
     return record.exc_info is None or "orbax" not in record.pathname
-
-
-def check_config(
-    saved: Mapping[str, Any],
-    current: Mapping[str, Any],
-    *,
-    may_change: tuple[str, ...] = MAY_CHANGE,
-    where: str = "the run",
-) -> None:
-    """Refuse to go on with a run under another config.
-
-    Args:
-        saved: the config the run was started with, nested JSON values.
-        current: the config now.
-        may_change: names of entries that may differ.
-        where: the run's folder, for the message.
-
-    Raises:
-        InputError: naming the first entry that differs, as a flag; a name with a space in it is no flag but what a
-            run was given ("tokenised data").
-    """
-    before, now = _flatten(saved), _flatten(current)
-    # Flags first: other data is mostly the consequence of another flag, which is then the one to name.
-    for name in sorted(before.keys() | now.keys(), key=lambda name: (" " in name, name)):
-        if name in may_change or name.split(".")[-1] in may_change or before.get(name) == now.get(name):
-            continue
-        if " " in name:
-            raise InputError(
-                f"{where} was started with other {name}: go on with the same, or give another --output-dir"
-            )
-        flag = "--" + name.split(".")[-1].replace("_", "-")
-        raise InputError(
-            f"{flag} is {json.dumps(now.get(name))}, but {where} was started with {json.dumps(before.get(name))}: "
-            "go on with the same value, or give another --output-dir"
-        )
-
-
-def _flatten(config: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for name, value in config.items():
-        if isinstance(value, Mapping):
-            flat |= _flatten(value, f"{prefix}{name}.")
-        else:
-            flat[prefix + name] = value
-    return flat
 
 
 def _kinds(tree: Any) -> dict[str, str]:

@@ -48,6 +48,7 @@ def test_a_process_that_was_given_something_else_ends_them_all(tmp_path):
     found = run_together(
         "tests.cli.test_processes:command", 2, tmp_path, json.dumps(["train.jsonl", "other.jsonl"]), status=2
     )
-    message = "jaxalign: --dataset: process 1 was given another than process 0; all processes must have the same"
+    one, other = (json.dumps(str(tmp_path / name)) for name in ("train.jsonl", "other.jsonl"))
+    message = f"jaxalign: --dataset: process 1 was given {other}, process 0 {one}; all processes must have the same"
     assert [errors.strip().splitlines()[-1] for errors in found] == [message, message]
     assert not (tmp_path / "run").exists()

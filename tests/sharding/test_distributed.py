@@ -2,6 +2,7 @@
 
 import json
 import os
+import socket
 import subprocess
 import sys
 import tempfile
@@ -31,6 +32,7 @@ def test_one_process_needs_nothing():
         ({"process_id": 0}, "--coordinator"),
         ({"coordinator": "localhost", "num_processes": 2, "process_id": 0}, "host:port"),
         ({"coordinator": "localhost:port", "num_processes": 2, "process_id": 0}, "host:port"),
+        ({"coordinator": "localhost:84820", "num_processes": 2, "process_id": 0}, "host:port"),
         ({"coordinator": "localhost:1", "num_processes": 2, "process_id": 2}, "--process-id 2"),
     ],
 )
@@ -44,6 +46,21 @@ def test_a_coordinator_that_is_not_there_is_named():
     address = f"localhost:{free_port()}"
     with pytest.raises(InputError, match=f"--coordinator {address}: not reached within 0.5 s"):
         initialize_distributed(address, 2, 1, timeout=0.5)
+
+
+def test_a_port_that_is_taken_is_named():
+    """JAX's own attempt to listen there mostly ends in a segmentation fault."""
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        address = f"localhost:{other.getsockname()[1]}"
+        program = f"from jaxalign.sharding import *; initialize_distributed({address!r}, 2, 0, timeout=1)"
+        found = subprocess.run(
+            [sys.executable, "-c", program], capture_output=True, text=True, timeout=60, cwd=ROOT,
+            env=os.environ | {"JAX_PLATFORMS": "cpu"}, check=False,
+        )  # fmt: skip
+    assert found.returncode == 1, found.stderr
+    assert found.stderr.splitlines()[-1] == (
+        f"jaxalign.errors.InputError: --coordinator {address}: process 0 cannot listen there: Address already in use"
+    )
 
 
 @pytest.mark.parametrize(
@@ -143,9 +160,14 @@ def joined(port, process, count, kind):
     assert _shared.on_first_process(lambda: np.arange(3.0) if process == 0 else broken(), 3).tolist() == [0, 1, 2]
     assert "division by zero" in raised(lambda: _shared.on_first_process(broken, 3))
     _shared.check_agreement({"beta": 0.1, "tokenised data": "a"})
-    assert "--beta: process 1 was given another" in raised(lambda: _shared.check_agreement({"beta": 0.1 * process}))
+    nested = {"optimizer": {"learning_rate": 1e-3 * (process + 1), "beta1": 0.9}, "tokenised data": process}
+    assert raised(lambda: _shared.check_agreement(nested)) == (
+        "InputError: --learning-rate: process 1 was given 0.002, process 0 0.001; all processes must have the same"
+    )
     same = {"alpha": 1, "tokenised data": process}
-    assert raised(lambda: _shared.check_agreement(same)).startswith("InputError: tokenised data: process 1")
+    assert raised(lambda: _shared.check_agreement(same)).startswith(
+        "InputError: tokenised data: process 1 was given another than process 0;"
+    )
     assert "process 1" in raised(lambda: _shared.check_agreement({f"name {process}": 1, "other": 2}))
     folder = Path(tempfile.gettempdir()) / f"not-there-{port}"
     try:
