@@ -276,7 +276,7 @@ def inputs_of(comparison: Comparison) -> dict[str, Any]:
     """What decides a run, beside the task's inputs, the pipeline and the seed."""
     values = asdict(comparison)
     del values["seeds"], values["study"]
-    study = asdict(comparison.study)
+    study = asdict(comparison.study) | {"rlhf": comparison.study.rlhf.inputs}
     return values | {"study": {name: study[name] for name in ("frozen_layers", "rlhf", *_UPDATES)}}
 
 

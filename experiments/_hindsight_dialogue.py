@@ -92,7 +92,9 @@ class DialogueTask:
         else:
             train = records
             found = data.load_feedback(settings.held_out_dataset, settings.held_out_split)
-            held_out = list(found)[: settings.held_out]
+            # At random: files of several sets, such as Anthropic-HH's, lie one behind the other.
+            order = np.random.default_rng(settings.seed).permutation(len(found))[: settings.held_out]
+            held_out = [found[index] for index in order.tolist()]
         self._held_out = [record for record in held_out if self._fits(record)]
         self.records: Sequence[Any] = train[: settings.records]
         if not self._held_out or not self.records:

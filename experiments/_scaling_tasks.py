@@ -1,7 +1,7 @@
 """What a ladder of model sizes is measured on: rated film reviews, or summaries; each with its RLHF."""
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from experiments._hindsight import asked_prompts
@@ -65,7 +65,7 @@ class _ReviewsRung:
 
     @property
     def inputs(self) -> Mapping[str, Any]:
-        return asdict(self.task.study.rlhf) | {"frozen_layers": self.task.study.frozen_layers}
+        return self.task.study.rlhf.inputs | {"frozen_layers": self.task.study.frozen_layers}
 
     def measure(self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report) -> Measured:
         found = self.task.rated(params, prompts, seed=seed, report=report)
@@ -116,7 +116,7 @@ class _SummariesRung:
     @property
     def inputs(self) -> Mapping[str, Any]:
         ladder = self.ladder
-        return asdict(ladder.rlhf) | {"frozen_layers": ladder.frozen_layers, "max_length": ladder.max_length}
+        return ladder.rlhf.inputs | {"frozen_layers": ladder.frozen_layers, "max_length": ladder.max_length}
 
     def measure(self, params: Params, prompts: FeedbackPrompts | None, *, seed: int, report: Report) -> Measured:
         found = self.task.measure(params, prompts, seed=seed, report=report, details=False)

@@ -1,13 +1,14 @@
 """The RLHF half of the sentiment study: a reward model of the preferences, and PPO against it or the truth."""
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from experiments._hindsight import Scale
 from experiments._stages import JSON, Report
 from experiments.assets.prompts import Prompt
 from jaxalign import data, evaluation, models, recipes
@@ -60,6 +61,15 @@ class RLHF:
     """Where the adaptive coefficient starts."""
     kl_horizon: float = 320.0
     """Episodes over which it changes by a fifth."""
+    scale: Scale = field(default_factory=Scale)
+    """How both are computed; checkpoints are the experiment's affair."""
+
+    @property
+    def inputs(self) -> dict[str, Any]:
+        """What of it decides a result, as ``Scale.inputs`` does."""
+        values = asdict(self)
+        del values["scale"]
+        return values | self.scale.inputs
 
 
 @dataclass(frozen=True)
@@ -97,6 +107,9 @@ def train_reward(
         frozen_layers=study.frozen_layers,
         eval_every=max(1, settings.reward_steps // 8),
         seed=study.seed,
+        dtype=settings.scale.dtype,
+        accumulation=settings.scale.accumulation,
+        remat=settings.scale.remat,
     )
     result = recipes.fit(
         scored,
@@ -162,6 +175,9 @@ def train_ppo(
         kl_horizon=settings.kl_horizon,
         frozen_layers=study.frozen_layers,
         seed=seed,
+        dtype=settings.scale.dtype,
+        accumulation=settings.scale.accumulation,
+        remat=settings.scale.remat,
     )
 
     def evaluate_after(step: int, whole: Params) -> dict[str, float]:

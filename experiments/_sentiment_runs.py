@@ -227,7 +227,7 @@ def _inputs(study: Study, assets: Assets, method: Method, label: str) -> dict[st
 def _ppo_inputs(study: Study) -> dict[str, Any]:
     """What decides a PPO run, beside its target, its seed and its reward."""
     apart = ("targets", "seeds", "true_seeds", "seeds_at")
-    values = dataclasses.asdict(study.rlhf).items()
+    values = study.rlhf.inputs.items()
     return {name: value for name, value in values if name not in apart and not name.startswith("reward_")}
 
 

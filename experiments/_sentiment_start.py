@@ -145,8 +145,8 @@ def _study_inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any
 
 def reward_inputs(study: Study) -> dict[str, Any]:
     """What decides the reward model, beside the samples it learns from."""
-    values = dataclasses.asdict(study.rlhf).items()
-    return {name: value for name, value in values if name.startswith("reward_")} | {"frozen": study.frozen_layers}
+    values = {name: value for name, value in study.rlhf.inputs.items() if name.startswith("reward_")}
+    return values | study.rlhf.scale.inputs | {"frozen": study.frozen_layers}
 
 
 def load_reviews(study: Study) -> Any:

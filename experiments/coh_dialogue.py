@@ -2,7 +2,7 @@
 
     python -m experiments.coh_dialogue --preset mini --output-dir runs/coh-dialogue
         SmolLM2-135M-Instruct and PIQA (a goal, the right way and the wrong one), packaged, written as a dialogue of one
-        turn; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, about 13 minutes.
+        turn; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, 10 to 13 minutes.
     python -m experiments.coh_dialogue --preset hh --output-dir runs/coh-dialogue-hh
         The same on 1,156 genuine rows of Anthropic-HH, where they lie beside the checkout (or --task.feedback FILE).
     python -m experiments.coh_dialogue --preset gpu --output-dir runs/coh-dialogue-gpu
@@ -12,7 +12,10 @@
         the paper's Pile) from a hub; a TPU pod slice: nine rows of some 3e20 floating-point operations
         each, most of them on the pretraining text, a day a row on eight H100. Expected order of accuracies: CoH 81.2,
         without forgetful mask 79.6, C-SFT 78.8, RLHF 68.8 (not a row here), SFT 64.8, without pretraining term 60.8,
-        base 43.8, SFT-U 42.3. It has not been run.
+        base 43.8, SFT-U 42.3.
+        One seed: nothing is decided by it. The updates pass over pile-10k some hundred times: --task.pretraining takes
+        another text. Where a hub has a model as pickles alone (GPT-J, at one time), which are refused, --task.model
+        takes a folder of safetensors. It has not been run.
 
 The paper's table 2 is what people say of two pseudo-dialogues (every turn of the assistant said anew); here it is two
 measures of their last turns, named where they stand, and OUTPUT_DIR/pairs.jsonl holds the first seed's outputs for

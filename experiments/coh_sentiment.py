@@ -106,7 +106,7 @@ def run(table: SentimentTable, output: Path, name: str) -> dict[str, Any]:
         task, table, stages, output, experiment="coh_sentiment", name=name, title="Chain of Hindsight on film reviews",
         console=console,
         rlhf=task.rlhf if rlhf else None,
-        rlhf_inputs=dataclasses.asdict(study.rlhf) | {"frozen_layers": study.frozen_layers},
+        rlhf_inputs=study.rlhf.inputs | {"frozen_layers": study.frozen_layers},
         rlhf_seeds=table.rlhf_seeds,
     )  # fmt: skip
 

@@ -2,7 +2,7 @@
 
     python -m experiments.coh_summarization --preset mini --output-dir runs/coh-summarization
         SmolLM2-135M-Instruct and XSum, packaged; the feedback is ROUGE-L against the reference, of the reference and
-        two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, about 16
+        two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, 10 to 12
         minutes.
     python -m experiments.coh_summarization --preset gpu --output-dir runs/coh-summarization-gpu
         SmolLM2-360M-Instruct, whole, on all the packaged articles; one GPU, about an hour. It has not been run.
@@ -11,7 +11,10 @@
         the paper's Pile) from a hub; a TPU pod slice: nine rows of some 3e20 floating-point operations
         each, most of them on the pretraining text, a day a row on eight H100. Expected order of ROUGE-L: CoH 27.5,
         without forgetful mask 26.7, RLHF 25.5 (not a row here), C-SFT 25.4, SFT 24.9, without pretraining term 22.5,
-        base 20.2, SFT-U 19.6. It has not been run.
+        base 20.2, SFT-U 19.6.
+        One seed: nothing is decided by it. The updates pass over pile-10k some hundred times: --task.pretraining takes
+        another text. Where a hub has a model as pickles alone (GPT-J, at one time), which are refused, --task.model
+        takes a folder of safetensors. It has not been run.
 
 The scores are ROUGE. The paper's table 1 is what people say of two summaries; here it is three measures of them
 (accuracy, coherence, coverage), named where they stand, and OUTPUT_DIR/pairs.jsonl holds the first seed's outputs for

@@ -20,7 +20,7 @@ on another model's pairs ("can use other good data").
         SmolLM2-135M whole, the same lists of runs; one GPU, an hour or two. Not run yet.
     python -m experiments.imdb_sentiment --preset paper --output-dir runs/imdb-paper
         gpt2-large, stanfordnlp/imdb and a RoBERTa sentiment classifier from a hub, other pairs from gpt2; one
-        accelerator with 40 GB or more, hours. Not run yet. The paper's figure 2, left: DPO dominates every other
+        accelerator with 80 GB (PPO, planned on an A100: 34 GiB and the reward model), hours. Not run yet. The paper's figure 2, left: DPO dominates every other
         method's frontier. (Its 25,000 prefixes are 11,000 here: reviews are split into disjoint parts for SFT, judge
         and prompts.)
 
@@ -34,6 +34,7 @@ from rich.console import Console
 
 from experiments import _sentiment_report as report_files
 from experiments._command import command
+from experiments._hindsight import Scale
 from experiments._results import Result
 from experiments._sentiment import Ablations, Study, Sweep
 from experiments._sentiment_rlhf import RLHF
@@ -159,6 +160,7 @@ PRESETS = {
             ppo_epochs=4,
             learning_rate=3e-6,
             kl_horizon=10_000.0,
+            scale=Scale(accumulation=16, remat="full"),
         ),
         sweep=Sweep(temperatures=TEMPERATURES),
         ablations=Ablations(unweighted_seeds=(0, 1, 2), other_model="gpt2", other_seeds=(0, 1, 2)),

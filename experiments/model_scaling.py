@@ -12,8 +12,8 @@ sizes, above them from there on, and rising fastest.
         Pythia 70M to 1B from a hub, packaged reviews; one GPU with 80 GB, some hours. It has not been run.
     python -m experiments.model_scaling --preset paper --output-dir runs/model-scaling-paper
         Pythia 410M, 1B and 2.8B, and GPT-J 6B (the paper's largest; its smaller ones are not named); WebGPT,
-        Anthropic-HH and summarize_from_feedback comparisons, the score is ROUGE-L on TL;DR; a TPU pod slice, days
-        (reward models and PPO compute in float32). It has not been run.
+        Anthropic-HH and summarize_from_feedback comparisons, the score is ROUGE-L on TL;DR; a TPU pod slice, days.
+        One seed: no claim is decided by it. It has not been run.
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues. Every field of
 the preset is a flag (--help after --preset).
@@ -116,6 +116,7 @@ PRESETS: dict[str, Preset] = {
                 rlhf=RLHF(
                     targets=(6.0,), seeds_at=6.0, reward_steps=150, reward_prompts_per_step=32,
                     reward_learning_rate=1e-5, updates=80, episodes=256, learning_rate=3e-6, kl_coefficient=0.1,
+                    scale=Scale(dtype="bfloat16", accumulation=4, remat="full"),
                 ),
             )
         ),
@@ -137,8 +138,9 @@ PRESETS: dict[str, Preset] = {
                 pretraining="NeelNanda/pile-10k", templates="paper",
             ),
             rlhf=RLHF(
-                seeds_at=6.0, reward_steps=2000, reward_prompts_per_step=64, reward_learning_rate=1e-5, updates=1000,
+                seeds_at=6.0, reward_steps=500, reward_prompts_per_step=256, reward_learning_rate=1e-5, updates=1000,
                 episodes=512, ppo_epochs=4, learning_rate=3e-6, kl_coefficient=0.05, kl_horizon=10_000.0,
+                scale=Scale(dtype="bfloat16", accumulation=8, remat="full"),
             ),
         ),
         training=Training(

@@ -75,6 +75,7 @@ PRESETS = {
             rlhf=RLHF(
                 reward_steps=450, reward_prompts_per_step=64, reward_learning_rate=3e-6, updates=400, episodes=1024,
                 ppo_epochs=4, learning_rate=3e-6, kl_horizon=10_000.0, points=40,
+                scale=Scale(accumulation=16, remat="full"),
             ),
         ),
         hindsight=Training(
