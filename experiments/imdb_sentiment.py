@@ -20,9 +20,9 @@ on another model's pairs ("can use other good data").
         SmolLM2-135M whole, the same lists of runs; one GPU, an hour or two. Not run yet.
     python -m experiments.imdb_sentiment --preset paper --output-dir runs/imdb-paper
         gpt2-large, stanfordnlp/imdb and a RoBERTa sentiment classifier from a hub, other pairs from gpt2; one
-        accelerator with 80 GB (PPO, planned on an A100: 34 GiB and the reward model), hours. Not run yet. The paper's figure 2, left: DPO dominates every other
-        method's frontier. (Its 25,000 prefixes are 11,000 here: reviews are split into disjoint parts for SFT, judge
-        and prompts.)
+        accelerator with 80 GB (PPO, planned on an A100: 34 GiB and the reward model), hours. Not run yet. The paper's
+        figure 2, left: DPO dominates every other method's frontier. (Its 25,000 prefixes are 11,000 here: reviews are
+        split into disjoint parts for SFT, judge and prompts.)
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, a killed one
 repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
