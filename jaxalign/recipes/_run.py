@@ -86,10 +86,13 @@ def run_recipe(
 ) -> None:
     """Load model and records, train, write ``output_dir/final``; a run that is there continues.
 
-    The records are read (``load``) before the model: what is wrong with them is said in a second, not after a minute.
-    A method that trains another model than a language model makes it ``with_head`` and knows how to ``write`` it.
+    ``mesh`` and ``batch_size`` are checked before anything is read, and the records are read (``load``) before the
+    model: what is wrong with them is said in a second, not after a minute. A method that trains another model than a
+    language model makes it ``with_head`` and knows how to ``write`` it.
     """
     join_processes(config)
+    mesh = sharding.parse_mesh(config.mesh)
+    training.check_row_count(config.batch_size, mesh, config.accumulation)
     tokenise = load()
     model_config = models.load_config(config.model)
     if model_config.labels and not (with_head and model_config.labels == 1):
@@ -101,7 +104,6 @@ def run_recipe(
     tokenizer = load_tokenizer(config.model)
     run_data = tokenise(tokenizer)
 
-    mesh = sharding.parse_mesh(config.mesh)
     model_config, params = models.load_pretrained(config.model, mesh=mesh, rules=config.rules)
     reference_params: Params | None = None
     if reference is not None:

@@ -96,6 +96,7 @@ def load(config: PPOConfig) -> Callable[[Any], list[Prompt]]:
 def run(config: PPOConfig) -> None:
     """Load, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
     join_processes(config)
+    mesh = sharding.parse_mesh(config.mesh)
     tokenise = load(config)
     model_config = models.load_config(config.model)
     if model_config.labels:
@@ -106,7 +107,6 @@ def run(config: PPOConfig) -> None:
     encoder = data.Encoder(tokenizer)
     prompts = tokenise(encoder)
 
-    mesh = sharding.parse_mesh(config.mesh)
     identity: dict[str, Any] = {"prompts": _name(prompts)}
     reward: TextReward | RewardModel
     if config.reward_model is not None:

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 import jax
 from jax.sharding import AxisType, Mesh
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean
 
 logger = logging.getLogger(__name__)
 
@@ -70,7 +70,10 @@ def parse_mesh(text: str, *, devices: Sequence[jax.Device] | None = None) -> Mes
     sizes: dict[str, int] = {}
     for part in text.split(","):
         name, equals, value = (piece.strip() for piece in part.partition("="))
-        if name not in MESH_AXES or not equals:
+        if equals and name not in MESH_AXES:
+            known = did_you_mean(name, MESH_AXES, what="the axes are")
+            raise InputError(f"--mesh {text}: unknown axis {name!r}; {known}")
+        if not equals:
             raise InputError(f"--mesh {text}: {part.strip()!r} is not one of data=N, fsdp=N, tensor=N, sequence=N")
         if name in sizes:
             raise InputError(f"--mesh {text}: {name} is given twice")

@@ -4,7 +4,7 @@ A method enters as a loss function and frozen trees enter as arguments; nothing 
 data it trains. Losses live in ``jaxalign.losses``, the functions that feed them in ``jaxalign.recipes``.
 """
 
-from jaxalign.training._batches import batch_shardings, constrain_batch, prefetch, put_batch
+from jaxalign.training._batches import batch_shardings, check_row_count, constrain_batch, prefetch, put_batch
 from jaxalign.training._checkpoints import Checkpoints, Restored
 from jaxalign.training._dtypes import cast_parameters, round_stochastically
 from jaxalign.training._errors import CheckpointError, TrainingError, about
@@ -63,6 +63,7 @@ __all__ = [
     "batch_shardings",
     "cast_parameters",
     "check_config",
+    "check_row_count",
     "constrain_batch",
     "copy_tree",
     "create_state",

@@ -65,7 +65,7 @@ def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
         InputError: naming the flags.
         ValueError: leaves of one batch that differ in rows.
     """
-    shards, pieces = data_shards(mesh), length_shards(mesh)
+    pieces = length_shards(mesh)
     for one in (batch, getattr(batch, "pretraining", None)):
         tokens = getattr(one, "tokens", None)
         length = 0 if tokens is None else tokens.shape[-1]
@@ -82,9 +82,15 @@ def check_rows(batch: Any, mesh: Mesh, accumulation: int = 1) -> None:
         if len(counts) != 1:
             raise ValueError(f"the leaves of a batch must have one number of rows, not {sorted(counts)}")
         (count,) = counts
-        if count % (accumulation * shards):
-            parts = f"{accumulation} micro-batches (--accumulation) on " if accumulation > 1 else ""
-            raise InputError(f"--batch-size: {count} rows do not divide into {parts}{shards} data shards (--mesh)")
+        check_row_count(count, mesh, accumulation)
+
+
+def check_row_count(count: int, mesh: Mesh, accumulation: int = 1) -> None:
+    """Refuse so many rows where they do not divide into accumulation x data shards; raises ``InputError``."""
+    shards = data_shards(mesh)
+    if count % (accumulation * shards):
+        parts = f"{accumulation} micro-batches (--accumulation) on " if accumulation > 1 else ""
+        raise InputError(f"--batch-size: {count} rows do not divide into {parts}{shards} data shards (--mesh)")
 
 
 def put_batch(batch: Any, mesh: Mesh) -> Any:

@@ -293,6 +293,19 @@ def test_a_bad_flag_is_named(case, run):
     assert "╭" not in line
 
 
+@pytest.mark.parametrize(
+    ("flags", "message"),
+    [
+        (["--mesh", "dta=8"], "--mesh dta=8: unknown axis 'dta'; did you mean 'data'?"),
+        (["--mesh", "data=999"], "--mesh data=999"),
+        (["--batch-size", "3", "--mesh", "data=2"], "--batch-size: 3 rows do not divide into 2 data shards (--mesh)"),
+    ],
+)
+def test_the_mesh_is_checked_before_anything_is_read(flags, message, refused):
+    paths = ["--model", "not-there", "--dataset", "not-there.jsonl", "--output-dir", "never"]
+    assert refused("sft", *paths, *flags).startswith(message)
+
+
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])
 def test_the_parsers_box_is_one_line_in_every_encoding(encoding, monkeypatch):
     """The parser draws other boxes where standard output cannot show its best ones."""

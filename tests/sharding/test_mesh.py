@@ -44,8 +44,8 @@ def test_pieces_of_a_row_lie_on_neighbouring_devices():
 @pytest.mark.parametrize(
     ("text", "word"),
     [
-        ("model=8", "model=8"),
-        ("length=8", "sequence=N"),
+        ("model=8", "unknown axis 'model'; the axes are data, fsdp, tensor, sequence"),
+        ("dta=8", "unknown axis 'dta'; did you mean 'data'?"),
         ("sequence=16", "data=1,fsdp=1,tensor=1,sequence=16 needs 16 devices, but there are 8"),
         ("data", "data"),
         ("data=two", "'two'"),
