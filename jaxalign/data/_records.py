@@ -75,7 +75,7 @@ def _renamed(record: Record) -> str:
 def _nearest_field(record: Record, field: str) -> str:
     """The field of a foreign name that was probably meant by ``field``, as the end of a message."""
     near = nearest(field, (str(name) for name, value in record.items() if value is not None and name not in FIELDS))
-    return "" if near is None else f"; did you mean {near!r}? it must be named {field!r}"
+    return "" if near is None else f"; {near!r} looks like it: it must be named {field!r}"
 
 
 def _messages(value: Sequence[Any], field: str, place: str) -> list[Message]:

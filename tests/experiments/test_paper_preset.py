@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 
 from experiments import _results, _sentiment_runs
+from experiments._hindsight import Scale
 from experiments._sentiment import OTHER_PAIRS, UNWEIGHTED, Ablations, Sweep
 from experiments._sentiment_runs import methods, seeded, stage_count
 from experiments._sentiment_start import first_batch
@@ -69,6 +70,7 @@ def study_of(folder):
             ppo_epochs=1,
             learning_rate=1e-2,
             points=2,
+            scale=Scale(accumulation=2, remat="full"),
         ),
         sweep=Sweep(temperatures=(0.0, 1.0)),
         ablations=Ablations(unweighted_seeds=(0, 1), other_model=save_gpt2(folder / "other-gpt2"), other_seeds=(0, 1)),
