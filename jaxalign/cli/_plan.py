@@ -212,7 +212,7 @@ WHAT = {
     "best so far": "the model that is kept, by --eval-dataset",
     "frozen": "what does not train, shared by policy and reference",
     "optimizer": "moments",
-    "gradients": "one, whole, at the peak",
+    "gradients": "of the peak, at most one",
     "activations": "kept of the forward pass for the backward pass",
     "temporary": "the rest of the peak",
     "batch": "and counters",

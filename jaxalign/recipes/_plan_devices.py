@@ -8,7 +8,7 @@ from jaxalign.errors import InputError
 
 __all__ = ["CHIPS", "Chip", "Slice", "parse_devices"]
 
-GIB, GB, TERA = 2**30, 1e9, 1e12
+GIB, MIB, GB, TERA = 2**30, 2**20, 1e9, 1e12
 
 
 @dataclass(frozen=True)
@@ -43,18 +43,19 @@ class Chip:
 # interchip interconnect bandwidth of a chip (1600, 4800 and 3584 Gbit/s). JAX's default products of float32 numbers on
 # a TPU are one pass of bfloat16. The runtime keeps a few per cent for itself (v5e: 15.75 of 16 GiB are a program's).
 # NVIDIA: the data sheets of A100 80GB SXM, H100 SXM, H200 SXM: dense bfloat16 and TF32 (JAX's default for float32),
-# memory and its bandwidth; NVLink is half of its two-way figure (600 and 900 GB/s); beyond a machine of 8 one network
-# port a GPU, 200 Gbit/s in a DGX A100 and 400 Gbit/s in a DGX H100 or H200. The CUDA context, NCCL and cuBLAS take a
-# few per cent.
+# bandwidth of the memory; NVLink is half of its two-way figure (600 and 900 GB/s); beyond a machine of 8 one network
+# port a GPU, 200 Gbit/s in a DGX A100 and 400 Gbit/s in a DGX H100 or H200. The size of the memory is what nvidia-smi
+# reports (81920, 81559 and 143771 MiB): the sheets' "80 GB" and "141 GB" are no one unit. The CUDA context, NCCL and
+# cuBLAS take a few per cent.
 CHIPS = {
     chip.name: chip
     for chip in (
         Chip("v5e", 16 * GIB, 0.98, 197 * TERA, 197 * TERA, 819 * GB, 200 * GB),
         Chip("v5p", 95 * GIB, 0.98, 459 * TERA, 459 * TERA, 2765 * GB, 600 * GB, cores=2),
         Chip("v6e", 32 * GIB, 0.98, 918 * TERA, 918 * TERA, 1640 * GB, 448 * GB),
-        Chip("A100", 80 * GIB, 0.92, 312 * TERA, 156 * TERA, 2039 * GB, 300 * GB, 25 * GB),
-        Chip("H100", 80 * GIB, 0.92, 989 * TERA, 494.5 * TERA, 3350 * GB, 450 * GB, 50 * GB),
-        Chip("H200", int(141e9), 0.92, 989 * TERA, 494.5 * TERA, 4800 * GB, 450 * GB, 50 * GB),
+        Chip("A100", 81920 * MIB, 0.92, 312 * TERA, 156 * TERA, 2039 * GB, 300 * GB, 25 * GB),
+        Chip("H100", 81559 * MIB, 0.92, 989 * TERA, 494.5 * TERA, 3350 * GB, 450 * GB, 50 * GB),
+        Chip("H200", 143771 * MIB, 0.92, 989 * TERA, 494.5 * TERA, 4800 * GB, 450 * GB, 50 * GB),
     )
 }
 OTHER_NAMES = {

@@ -92,6 +92,12 @@ class Computation:
                 found.setdefault(operand, []).append(instruction)
         return found
 
+    def scope(self, instruction: Instruction) -> str:
+        """An instruction's scope, or its first reader's: products that the compiler rewrites without their axes of one
+        lose their name, and the reshape behind them keeps it. Empty where neither has one."""
+        readers = self.users.get(instruction.name, ())
+        return instruction.scope or next((one.scope for one in readers if one.scope), "")
+
     @cached_property
     def parameters(self) -> dict[int, Instruction]:
         """By number."""
@@ -122,7 +128,7 @@ class Module:
         self, computation: Computation, times: float, unknown: int, outer: str
     ) -> Iterator[tuple[Computation, Instruction, float, str]]:
         for instruction in computation.instructions.values():
-            scope = instruction.scope or outer
+            scope = computation.scope(instruction) or outer
             yield computation, instruction, times, scope
             inner = times
             if instruction.opcode == "while":

@@ -45,6 +45,11 @@ def test_every_chip_has_less_room_than_memory_and_a_slower_network_than_memory()
         assert (chip.outside or chip.inside) <= chip.inside < chip.bandwidth < chip.float32 <= chip.bfloat16
 
 
+def test_nvidias_chips_have_the_memory_that_nvidia_smi_reports():
+    held = {name: CHIPS[name].memory / 2**20 for name in ("A100", "H100", "H200")}
+    assert held == {"A100": 81920, "H100": 81559, "H200": 143771}
+
+
 # What the models' cards say, to the last parameter.
 PARAMETERS = {
     "gpt2": 124_439_808, "smollm2-135m": 134_515_008, "pythia-2.8b": 2_775_208_960, "qwen2.5-7b": 7_615_616_512,
