@@ -15,7 +15,7 @@ REFUSED = {
     "templates": (("hindsight", *FLAGS, "--templates", "paper2"), "did you mean 'paper'?"),
     "a data file": (("sft", *FLAGS, "--dataset", "FOLDER/row.jsonl"), "; did you mean FOLDER/rows.jsonl?"),
     "a model folder": (("sft", *FLAGS, "--model", "FOLDER/modl"), "FOLDER/modl: no such folder; did you mean"),
-    "a field": (("sft", *FLAGS, "--dataset", "FOLDER/rows.jsonl"), "'prompt'; did you mean 'prompt_text'?"),
+    "a field": (("sft", *FLAGS, "--dataset", "FOLDER/rows.jsonl"), "'prompt'; 'prompt_text' looks like it"),
 }  # fmt: skip
 
 
