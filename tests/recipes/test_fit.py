@@ -331,7 +331,7 @@ def test_without_a_directory_nothing_is_written(pairs, tmp_path, monkeypatch):
         ({"frozen_layers": 4}, "--frozen-layers: the model has 3 layers, not 4"),
         ({"batch_size": 3, "mesh": "data=2"}, "--batch-size: 3 rows do not divide into 2 data shards"),
         ({"accumulation": 3}, "--batch-size: 4 rows do not divide into 3 micro-batches"),
-        ({"mesh": "data=3,rows=2"}, "--mesh data=3,rows=2: 'rows=2' is not one of"),
+        ({"mesh": "data=3,rows=2"}, "--mesh data=3,rows=2: unknown axis 'rows'"),
         ({"packing": True, "row_length": 8}, "more than the rows' max_length 8"),
     ],
 )
