@@ -160,7 +160,8 @@ def make_actor_critic(
         layout = sharding.tree_shardings(axes, shapes, mesh, config.rules)
         frozen["reward"] = sharding.shard_tree(reward.params, layout)
         frozen["reward_moments"] = _moments((reward.mean, reward.std), mesh)
-    found = ActorCritic(policy, split, reward_config, config.temperature)
+    critic_split = None if split is None else split.without_start
+    found = ActorCritic(policy.without_start, critic_split, reward_config, config.temperature)
     trainable = {"policy": policy.trainable, "value": value}
     return found, trainable, {"policy": policy.trainable_layout, "value": value_layout}, frozen
 

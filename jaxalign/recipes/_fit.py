@@ -17,6 +17,7 @@ from jaxalign.recipes._best import Best
 from jaxalign.recipes._cached import attach_reference_log_probs, attach_trunk
 from jaxalign.recipes._config import FitConfig
 from jaxalign.recipes._fit_data import Pretraining, carried_extras, check_fit, listed, make_source
+from jaxalign.recipes._handover import taken
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._program import make_program
 from jaxalign.recipes._resume import open_run
@@ -53,12 +54,12 @@ class FitResult:
 
 def fit(
     model_config: ModelConfig,
-    params: Params,
+    params: Params | Callable[[], Params],
     examples: Examples,
     make_objective: Callable[[ModelConfig], Objective],
     config: FitConfig,
     *,
-    reference: Params | None = None,
+    reference: Params | Callable[[], Params] | None = None,
     cache_reference: bool = False,
     eval_examples: Examples = (),
     pretraining: Pretraining | None = None,
@@ -73,7 +74,9 @@ def fit(
     """Train ``params`` on ``examples``.
 
     Args:
-      model_config, params: the model to start from; ``params`` is copied, not consumed.
+      model_config, params: the model to start from; ``params`` is copied, not consumed. A function that returns them
+        is called once: what nobody else holds is gone while the run trains, but for what the step reads of it (the
+        frozen part, the reference).
       examples: the tokenised records, as a list or drawn anew each time (``data.ChainExamples``). They may carry
         ``trunk`` and ``reference_log_probs`` (``attach_trunk``,
         ``attach_reference_log_probs``), shared between runs; they are then not computed again.
@@ -81,7 +84,8 @@ def fit(
         ``config.frozen_layers`` says, and which has the adapter where one trains (once more, without its dropout, for
         evaluation).
       config: the run.
-      reference: the reference model's parameters, for methods that read one; None = ``params`` as they are now.
+      reference: the reference model's parameters, or a function that returns them, for methods that read one; None =
+        ``params`` as they are now.
       cache_reference: compute reference log-probs once, before training, instead of in every step: same numbers.
       eval_examples: held-out examples for ``config.eval_every``; of drawn ones the first draw of each.
       pretraining: text that every step reads beside its batch, for methods that have a term for it.
@@ -102,9 +106,9 @@ def fit(
     """
     mesh = sharding.parse_mesh(config.mesh)
     model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
-    split = split_model(model_config, params, config, mesh)
+    split = split_model(model_config, taken(params), config, mesh)
     objective = make_objective(split.config)
-    _check_method(objective, config, reference, examples)
+    _check_method(objective, config, reference is not None, examples)
     eval_examples = listed(eval_examples)
     if keep_best is not None and not eval_examples and evaluate is None:
         raise InputError(f"keep_best {keep_best!r}: there is nothing to evaluate on")
@@ -115,7 +119,7 @@ def fit(
     carried = carried_extras(examples, eval_examples)
     directory = None if directory is None else Path(directory)
 
-    own = split.reference if reference is None else split.as_frozen(reference)
+    own = split.reference if reference is None else split.as_frozen(taken(reference))
     frozen: dict[str, Params] = {"base": split.base, "reference": {}}
     if objective.needs_reference and "reference_log_probs" not in carried and own:
         # Not a copy: the state that is donated has buffers of its own (create_state), nothing donates these.
@@ -146,6 +150,7 @@ def fit(
         total_steps=total_steps,
     )
     step, optimizer, extra, layout = program.step, program.optimizer, program.extra, program.layout
+    frozen_layout = program.frozen_layout
 
     best = Best()
     checkpoints, restored = None, None
@@ -167,6 +172,9 @@ def fit(
         )
     else:
         state = restored.state if keep_best is None else best.restore(restored.state)
+    # What the state was made of is no longer held here: it would lie beside it until the run ends.
+    split = split.without_start
+    del own, attach, program, extra
 
     evaluation = None
     if eval_examples:
@@ -176,7 +184,7 @@ def fit(
             scored.evaluation or scored.loss,
             mesh=mesh,
             params_shardings=split.trainable_layout,
-            frozen_shardings=program.frozen_layout,
+            frozen_shardings=frozen_layout,
         )
         eval_source = make_source(eval_examples, config, mesh, pad_token, shuffle=False)
         evaluation = _evaluation(eval_step, eval_source, frozen, mesh)
@@ -262,12 +270,12 @@ class _Attach:
         )
 
 
-def _check_method(objective: Objective, config: FitConfig, reference: Params | None, examples: Examples) -> None:
+def _check_method(objective: Objective, config: FitConfig, has_reference: bool, examples: Examples) -> None:
     if not isinstance(examples, Sequence) and config.cache_trunk:
         raise InputError("--cache-trunk: these sequences are drawn anew in every epoch; there is nothing to keep")
     if objective.couples_rows and config.accumulation > 1:
         raise InputError("--accumulation: this loss couples the rows of a batch; it needs them all at once (1)")
-    if reference is not None and (flag := config.shares_reference):
+    if has_reference and (flag := config.shares_reference):
         raise InputError(f"--reference: with {flag} the reference shares what does not train; leave it out")
 
 

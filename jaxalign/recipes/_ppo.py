@@ -13,6 +13,7 @@ from jaxalign.data import Prompt
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes._actor_critic import make_actor_critic
+from jaxalign.recipes._handover import taken
 from jaxalign.recipes._objective import Params
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._ppo_program import make_ppo_program
@@ -43,15 +44,15 @@ class PPOResult:
 
 def fit_ppo(
     model_config: ModelConfig,
-    params: Params,
+    params: Params | Callable[[], Params],
     prompts: Sequence[Prompt],
     reward: TextReward | RewardModel,
     config: PPOFitConfig,
     *,
     decode: Callable[[list[int]], str],
     stop_tokens: Sequence[int],
-    critic: RewardModel | None = None,
-    reference: Params | None = None,
+    critic: RewardModel | Callable[[], RewardModel] | None = None,
+    reference: Params | Callable[[], Params] | None = None,
     directory: str | Path | None = None,
     pad_token: int = 0,
     identity: dict[str, Any] | None = None,
@@ -68,7 +69,8 @@ def fit_ppo(
     responses, rate them, give every token its share, take ``ppo_epochs`` x ``minibatches`` optimizer steps.
 
     Args:
-      model_config, params: the policy to start from, usually an SFT model; ``params`` is copied, not consumed.
+      model_config, params: the policy to start from, usually an SFT model; ``params`` is copied, not consumed. A
+        function that returns them, or ``critic`` or ``reference``, is called once, as in ``fit``.
       prompts: what is sampled from, in an order that is a function of the seed.
       reward: any ``f(prompts, completions) -> scores``, called on the host with each prompt's ``content`` and the
         decoded completion, on several processes by the first alone; or a reward model with the policy's tokenizer,
@@ -104,7 +106,13 @@ def fit_ppo(
     model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
     reward_model = reward if isinstance(reward, RewardModel) else None
     actor_critic, trainable, layout, frozen = make_actor_critic(
-        model_config, params, config, mesh, critic=critic or reward_model, reward=reward_model, reference=reference
+        model_config,
+        taken(params),
+        config,
+        mesh,
+        critic=reward_model if critic is None else taken(critic),
+        reward=reward_model,
+        reference=None if reference is None else taken(reference),
     )
     text_reward = None if isinstance(reward, RewardModel) else reward
     total = config.max_steps
@@ -152,6 +160,7 @@ def fit_ppo(
             dtype=config.parameter_dtype,
             extra=extra,
         )
+    del trainable  # what the state was made of would lie beside it until the run ends
 
     def whole(state: training.TrainState) -> Params:
         return sharding.settle(actor_critic.policy.whole(state.params["policy"])[1])

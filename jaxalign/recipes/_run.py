@@ -17,13 +17,14 @@ from jaxalign.recipes._card import Card, write_card
 from jaxalign.recipes._config import FolderConfig, RunConfig
 from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._fit_data import Pretraining
+from jaxalign.recipes._handover import Handover
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._resume import OF_A_PROCESS
 from jaxalign.recipes._shared import check_agreement, check_shared, say
 
 __all__ = [
-    "RunData", "Tokenise", "Trained", "join_processes", "load_tokenizer", "read_examples", "run_recipe", "same_shape",
-    "say", "weights_name", "write_final",
+    "RunData", "Tokenise", "Trained", "join_processes", "load_start", "load_tokenizer", "read_examples", "run_recipe",
+    "same_shape", "say", "weights_name", "write_final",
 ]  # fmt: skip
 
 logger = logging.getLogger(__name__)
@@ -68,6 +69,7 @@ class RunData:
 Build = Callable[[Records, Any], tuple[list[Example], Counters]]
 Tokenise = Callable[[Any], RunData]
 """``tokenise(tokenizer) -> RunData``: what a recipe's ``load`` returns once it has read the records."""
+WithHead = Callable[[ModelConfig, Params], tuple[ModelConfig, Params]]
 Write = Callable[[FitResult, Any, RunData], None]
 """``write(result, tokenizer, data)``."""
 
@@ -80,7 +82,7 @@ def run_recipe(
     title: str,
     reference: str | None = None,
     cache_reference: bool = False,
-    with_head: Callable[[ModelConfig, Params], tuple[ModelConfig, Params]] | None = None,
+    with_head: WithHead | None = None,
     keep_best: str | None = None,
     write: Write | None = None,
 ) -> None:
@@ -104,23 +106,19 @@ def run_recipe(
     tokenizer = load_tokenizer(config.model)
     run_data = tokenise(tokenizer)
 
-    model_config, params = models.load_pretrained(config.model, mesh=mesh, rules=config.rules)
-    reference_params: Params | None = None
-    if reference is not None:
-        reference_params = models.load_pretrained(reference, mesh=mesh, rules=config.rules)[1]
     # A folder of the same name may hold other weights by the time a run goes on.
-    identity = run_data.identity | {"weights of --model": weights_name(params)}
-    if reference_params is not None:
-        identity["weights of --reference"] = weights_name(reference_params)
-    if with_head is not None:
-        model_config, params = with_head(model_config, params)
+    identity = dict(run_data.identity)
+    model_config, start, identity["weights of --model"] = load_start(config.model, mesh, config.rules, with_head)
+    other = None
+    if reference is not None:
+        _, other, identity["weights of --reference"] = load_start(reference, mesh, config.rules)
     result = fit(
         model_config,
-        params,
+        start,
         run_data.examples,
         make_objective,
         config,
-        reference=reference_params,
+        reference=other,
         cache_reference=cache_reference,
         eval_examples=run_data.eval_examples,
         pretraining=run_data.pretraining,
@@ -134,6 +132,18 @@ def run_recipe(
         write_final(config, result, tokenizer, card=Card(title, run_data.identity, result.step))
     else:
         write(result, tokenizer, run_data)
+
+
+def load_start(
+    folder_or_hub_id: str, mesh: jax.sharding.Mesh, rules: sharding.Rules, with_head: WithHead | None = None
+) -> tuple[ModelConfig, Handover[Params], str]:
+    """A model to start from: its config, its parameters (with a head, where it gets one) to be handed over, and the
+    name of its weights."""
+    model_config, params = models.load_pretrained(folder_or_hub_id, mesh=mesh, rules=rules)
+    name = weights_name(params)
+    if with_head is not None:
+        model_config, params = with_head(model_config, params)
+    return model_config, Handover(params), name
 
 
 def join_processes(config: FolderConfig) -> None:

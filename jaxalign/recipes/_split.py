@@ -55,6 +55,11 @@ class Split:
         lora = self.config.lora
         return self.config if lora is None else self.config.replace(lora=replace(lora, dropout=0.0))
 
+    @property
+    def without_start(self) -> "Split":
+        """The division alone; what trained as it started is let go."""
+        return replace(self, trainable={})
+
     def whole(self, trainable: Params) -> tuple[ModelConfig, Params]:
         """The plain model, its layers in one stack, the adapter merged."""
         if self.config.lora is None:

@@ -21,10 +21,11 @@ from jaxalign.errors import InputError
 from jaxalign.models import RewardModel
 from jaxalign.recipes._card import Card
 from jaxalign.recipes._config import FolderConfig
+from jaxalign.recipes._handover import Handover
 from jaxalign.recipes._ppo import fit_ppo
 from jaxalign.recipes._ppo_config import PPO_PRESETS, PRESET_YIELDS, PPOFitConfig
 from jaxalign.recipes._raters import identity_of, load_text_reward
-from jaxalign.recipes._run import join_processes, load_tokenizer, same_shape, say, weights_name, write_final
+from jaxalign.recipes._run import join_processes, load_start, load_tokenizer, same_shape, say, write_final
 from jaxalign.sampling import TextReward
 
 __all__ = ["ALIASES", "PRESETS", "PRESET_YIELDS", "PPOConfig", "load", "run"]
@@ -119,17 +120,14 @@ def run(config: PPOConfig) -> None:
             identity["weights of --reward"] = known
     critic = None
     if config.critic_model is not None:
-        critic = _reward_model("--critic-model", config.critic_model, tokenizer, mesh, config.rules)
-        identity["weights of --critic-model"] = identity_of(critic)
-    model_config, params = models.load_pretrained(config.model, mesh=mesh, rules=config.rules)
-    identity["weights of --model"] = weights_name(params)
+        critic, identity["weights of --critic-model"] = _critic(config.critic_model, tokenizer, mesh, config.rules)
+    model_config, start, identity["weights of --model"] = load_start(config.model, mesh, config.rules)
     reference = None
     if config.reference is not None:
-        reference = models.load_pretrained(config.reference, mesh=mesh, rules=config.rules)[1]
-        identity["weights of --reference"] = weights_name(reference)
+        _, reference, identity["weights of --reference"] = load_start(config.reference, mesh, config.rules)
     result = fit_ppo(
         model_config,
-        params,
+        start,
         prompts,
         reward,
         config,
@@ -166,3 +164,11 @@ def _reward_model(flag: str, folder_or_hub_id: str, tokenizer: Any, mesh: Mesh, 
             f"{flag}: {folder_or_hub_id} has another tokenizer than --model; give it as --reward, which rates texts"
         )
     return found
+
+
+def _critic(
+    folder_or_hub_id: str, tokenizer: Any, mesh: Mesh, rules: sharding.Rules
+) -> tuple[Handover[RewardModel], str | None]:
+    """What the critic starts as, to be handed over, and the name of its weights."""
+    found = _reward_model("--critic-model", folder_or_hub_id, tokenizer, mesh, rules)
+    return Handover(found), identity_of(found)
