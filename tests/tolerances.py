@@ -18,3 +18,5 @@ CHECK_GRADS_FLOAT64 = 1e-6
 COVERAGE = 0.028
 # The same with 300 data sets, or where data are skewed and few (the bootstrap's own defect, about -.02, on top).
 COVERAGE_SKEWED = 0.05
+# Memory that a plan says against memory as measured, relative: kernels' scratch and what an allocator rounds is in one.
+PLANNED_MEMORY = 0.1

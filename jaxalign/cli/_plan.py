@@ -111,18 +111,18 @@ def show(plan: "Plan", console: "Console", *, dtype: str = "", suggested: bool =
         return
     if plan.failed:
         console.print(f"[yellow]Not known, as the process that compiles died: {'; '.join(plan.failed)}[/]")
+    chip = plan.devices.chip.name
     if plan.changed is None:
         if suggested:
-            console.print("[bold red]No change that was tried makes it fit, on this or a larger number of chips.[/]")
+            where = "" if plan.devices.is_this_machine else ", on this or a larger number of chips"
+            console.print(f"[bold red]No change that was tried makes it fit{where}.[/]")
         return
+    flags = plan.change
     if plan.devices_needed is not None:
-        console.print(
-            f"[bold red]No change makes it fit {plan.devices.count} {plan.devices.chip.name}.[/] It would fit "
-            f"[bold]{plan.devices_needed}[/], with {' '.join(plan.change) or 'the flags as they are'}:"
-        )
-    else:
-        console.print("[bold]It fits with these flags added, found by trying:[/]")
-        console.print(f"  {' '.join(plan.change)}", style="bold green", soft_wrap=True)
+        console.print(f"[bold red]No change makes it fit {plan.devices.count} {chip}.[/]", end=" ")
+        flags = (f"--devices {plan.devices_needed}x{chip}", *flags)
+    console.print("[bold]It fits with these flags added, found by trying:[/]")
+    console.print(f"  {' '.join(flags)}", style="bold green", soft_wrap=True)
     console.print()
     _page(plan.changed, console, "")
 
@@ -145,6 +145,8 @@ def _page(plan: "Plan", console: "Console", dtype: str) -> None:
     table.add_column("")
     for name, size in plan.memory.items():
         table.add_row(name, f"{size / G:,.2f}", WHAT[name] if size else "[dim]none[/]")
+    if plan.rollout:
+        table.add_row("rollout", f"{sum(plan.rollout.values()) / G:,.2f}", _said_of_rollout(plan))
     style = "bold green" if plan.fits else "bold red"
     room = chip.room / G
     verdict = f"fits: {room - plan.total / G:,.2f} left" if plan.fits else f"{plan.total / G - room:,.2f} too many"
@@ -160,16 +162,23 @@ def _page(plan: "Plan", console: "Console", dtype: str) -> None:
     console.print()
 
 
+def _said_of_rollout(plan: "Plan") -> str:
+    parts = {"policy taken apart": "parameters", "keys and values": "cache", "the rest": "temporary"}
+    shown = ", ".join(f"{name} {plan.rollout[key] / GIB:,.2f}" for name, key in parts.items() if plan.rollout[key])
+    return f"before an update, in place of gradients, activations and temporary: {shown}"
+
+
 def _said_of(plan: "Plan") -> str:
     """Which of the numbers are exact and which estimates."""
     rest = f"estimated for {plan.devices.chip.name} from XLA's live ranges on a CPU"
     if plan.devices.is_this_machine:
         rest = "XLA's own allocation on this machine"
-    elif not plan.branched:
+    elif plan.own_kernel:
         rest += ", its attention holding whole score matrices, which this chip's own kernel would not"
+    times = "what published peaks allow XLA's attention" if plan.own_kernel else "bounds that published peaks allow"
     return (
-        f"Parameters, reference, frozen, optimizer and batch are exact; the rest is {rest}. Times are bounds that "
-        f"published peaks allow. Planned in {plan.seconds_taken:.0f} s."
+        f"Parameters, reference, frozen, optimizer and batch are exact; the rest is {rest}. Times are {times}. "
+        f"Planned in {plan.seconds_taken:.0f} s."
     )
 
 
@@ -199,9 +208,11 @@ def _times(plan: "Plan", console: "Console") -> None:
         row("network, all", f"{sent / 1e9:,.1f} GB", plan.network_seconds, "", bound="network")
     console.print(table)
     if known:
+        # A kernel of the chip's own leaves out some of what is counted: then these are no bounds.
+        least, most = ("about", "about") if plan.own_kernel else ("at least", "at most")
         console.print(
-            f"at least {plan.step_seconds:.3g} s a step, so at most {plan.tokens_per_second:,.0f} tokens/s; "
-            f"model FLOPs utilisation at most {plan.utilisation:.0%}"
+            f"{least} {plan.step_seconds:.3g} s a step, so {most} {plan.tokens_per_second:,.0f} tokens/s; "
+            f"model FLOPs utilisation {most} {plan.utilisation:.0%}"
         )
 
 

@@ -107,10 +107,21 @@ def choose(config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platf
     return kernel
 
 
-def causal_kernel(config: ModelConfig, dtype: jnp.dtype, length: int) -> str:
-    """The kernel that attends here where rows of ``length`` tokens are causal and nothing else."""
-    view = View(tables=None, visible=None, ordered=True)
-    return choose(config, jnp.dtype(dtype), length, view, jax.default_backend())
+def causal_kernel(
+    config: ModelConfig, dtype: jnp.dtype, length: int, *, platform: str | None = None, packed: bool = False
+) -> str:
+    """The kernel that attends where rows of ``length`` tokens are causal and nothing else.
+
+    Args:
+        config: the model.
+        dtype: of its activations.
+        length: T.
+        platform: gpu, tpu or cpu; None = the one that is here.
+        packed: whether the rows carry ids of examples, as those that are trained on do.
+    """
+    example = jax.ShapeDtypeStruct((1, length), jnp.int32) if packed else None
+    view = View(tables=None, visible=None, example=example, ordered=True)  # type: ignore[arg-type]
+    return choose(config, jnp.dtype(dtype), length, view, platform or jax.default_backend())
 
 
 def _cudnn_obstacle(config: ModelConfig, dtype: jnp.dtype, platform: str) -> str | None:

@@ -1,13 +1,14 @@
 """Changes to a run that make it smaller, from what costs least to what costs most."""
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from typing import Any
 
 from jaxalign.errors import InputError
 from jaxalign.recipes._config import TrainConfig
+from jaxalign.recipes._ppo_config import PPOFitConfig
 
-__all__ = ["apply_changes", "changes_of", "flags_of", "smaller_accumulation"]
+__all__ = ["apply_changes", "changes_of", "faster", "flags_of", "growing", "without_needless"]
 
 Change = dict[str, Any]
 """Field of the config -> value; ``state_dtype`` is the optimizer's."""
@@ -18,6 +19,7 @@ def changes_of(config: TrainConfig, *, mesh: Mapping[str, int], has_frozen: bool
 
     1-2 remat dots, then full       time of a second forward pass, the same numbers
     3   accumulation                smaller products, the same numbers
+        sampling_batch              PPO's: fewer rows decoded together, the same samples but for rounding
     4   fsdp over every device      the same numbers
     5   cached reference            the same numbers, needs a pass over the data first
     6   dtype bfloat16              coarser activations
@@ -40,6 +42,8 @@ def changes_of(config: TrainConfig, *, mesh: Mapping[str, int], has_frozen: bool
     most = config.batch_size // shards // getattr(config, "minibatches", 1)
     if most > config.accumulation:
         found.append({"accumulation": most})
+    if isinstance(config, PPOFitConfig) and min(config.sampling_batch, config.batch_size) > shards:
+        found.append({"sampling_batch": shards})  # a row a device
     if mesh.get("data", 1) > 1:
         found.append({"mesh": _mesh(mesh, data=1, fsdp=shards)})
     if getattr(config, "reference_log_probs", None) == "in_step":
@@ -69,13 +73,28 @@ def apply_changes(config: TrainConfig, change: Change) -> Any:
     return dataclasses.replace(config, **change)
 
 
-def smaller_accumulation(config: TrainConfig, change: Change, fits: Callable[[Change], bool]) -> Change:
-    """The change with the smallest accumulation that still fits: fewer and larger products are faster."""
+def without_needless(change: Change, fits: Callable[[Change], bool], *, keep: Collection[str] = ()) -> Change:
+    """The change without what turns out not to be needed, the dearest first; ``keep`` names what stays."""
+    for name in reversed(list(change)):
+        fewer = {key: value for key, value in change.items() if key != name}
+        if name not in keep and fewer and fits(fewer):
+            change = fewer
+    return change
+
+
+def faster(config: TrainConfig, change: Change, fits: Callable[[Change], bool]) -> Change:
+    """The change with the smallest accumulation and the largest sampling batch that still fit: fewer and larger
+    products are faster."""
     while change.get("accumulation", 0) % 2 == 0 and change.get("accumulation", 0) // 2 > config.accumulation:
         half = {**change, "accumulation": change["accumulation"] // 2}
         if not fits(half):
             break
         change = half
+    while "sampling_batch" in change and 2 * change["sampling_batch"] < getattr(config, "sampling_batch", 0):
+        twice = {**change, "sampling_batch": 2 * change["sampling_batch"]}
+        if not fits(twice):
+            break
+        change = twice
     return change
 
 

@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean
 
 __all__ = ["CHIPS", "Chip", "Slice", "parse_devices"]
 
@@ -32,6 +32,11 @@ class Chip:
     """Bytes/s that it sends beyond its machine of 8; None where a slice is one network."""
     cores: int = 1
     """TensorCores of a chip, which some of Google's names count."""
+
+    @property
+    def platform(self) -> str:
+        """As ``jax.default_backend`` says it."""
+        return "cpu" if self.name == "cpu" else "tpu" if self.name.startswith("v") else "gpu"
 
     @property
     def room(self) -> int:
@@ -109,7 +114,8 @@ def parse_devices(text: str) -> Slice:
     if chip is None and dashed is None and times is None:
         chip = _chip(written)
     if chip is None:
-        raise InputError(f"--devices {text}: {name!r} is not one of {', '.join(CHIPS)}, cpu; write 8xH100 or v5p-256")
+        hint = did_you_mean(name, [*CHIPS, "cpu"], what="known:")
+        raise InputError(f"--devices {text}: {name!r} is no chip that is known; {hint} (write 8xH100 or v5p-256)")
     if count < 1:
         raise InputError(f"--devices {text}: there must be at least one")
     if dashed and chip.cores > 1:

@@ -6,7 +6,10 @@ from typing import Any
 
 from jaxalign.recipes._plan_devices import Slice
 
-__all__ = ["Network", "Plan", "make_plan"]
+__all__ = ["OF_A_STEP", "Network", "Plan", "make_plan"]
+
+OF_A_STEP = ("gradients", "activations", "temporary")
+"""Categories of what is there only while an update is computed."""
 
 
 @dataclass(frozen=True)
@@ -39,12 +42,17 @@ class Plan:
     """Of one step, over all devices."""
     row_tokens: int
     row_targets: int
-    branched: bool
-    """Whether answers share a row: only XLA's attention makes such a mask, on every chip."""
+    own_kernel: bool
+    """Whether the chip's own attention kernel would run, which holds and computes less than XLA's, as it is planned."""
     memory: dict[str, int]
-    """Bytes by category; their sum is ``total``. What is given to the step (parameters, reference, frozen, optimizer,
-    batch) is exact; gradients, activations and temporary are shares of the compiled program's peak."""
+    """Bytes by category while an update is computed. What is given to the step (parameters, reference, frozen,
+    optimizer, batch) is exact; gradients, activations and temporary (``OF_A_STEP``) are shares of the compiled
+    program's peak."""
+    rollout: dict[str, int]
+    """PPO's, while it samples, in place of ``OF_A_STEP``: the policy taken apart ("parameters"), keys and values
+    ("cache"), the rest of the peak ("temporary"); empty otherwise."""
     total: int
+    """Of update and rollout what is more."""
     fits: bool
     flops: float
     recomputed_flops: float
@@ -66,8 +74,19 @@ class Plan:
     """Changes (with their number of chips) of which it is not known whether they fit: the compiler's process died."""
 
     @property
+    def update_bytes(self) -> int:
+        """While an update is computed."""
+        return sum(self.memory.values())
+
+    @property
+    def rollout_bytes(self) -> int:
+        """While PPO samples; of other methods, what lies there between updates."""
+        return self.update_bytes - sum(self.memory[name] for name in OF_A_STEP) + sum(self.rollout.values())
+
+    @property
     def step_seconds(self) -> float:
-        """The least time of a step: what is slowest of computing, memory and network, the others behind it."""
+        """The time of a step that peaks allow: what is slowest of computing, memory and network, the others behind it.
+        The least, unless the chip has its own attention kernel, which leaves out some of what is counted."""
         return max(self.compute_seconds, self.memory_seconds, self.network_seconds)
 
     @property
@@ -78,12 +97,12 @@ class Plan:
 
     @property
     def tokens_per_second(self) -> float:
-        """Of all devices, at most."""
+        """Of all devices, in that time."""
         return self.rows * self.row_tokens / self.step_seconds if self.step_seconds else float("inf")
 
     @property
     def utilisation(self) -> float:
-        """Model FLOPs utilisation, at most: without what rematerialisation adds, over what the chips could have."""
+        """Model FLOPs utilisation in that time: without what rematerialisation adds, over what the chips could have."""
         if not self.step_seconds:
             return 0.0
         useful = self.flops - self.recomputed_flops
@@ -141,7 +160,9 @@ def make_plan(
     for name in ("reward model", "best so far"):
         if not memory[name]:
             del memory[name]
-    total = sum(memory.values())
+    rollout = answer["rollout"] or {}
+    of_step = sum(memory[name] for name in OF_A_STEP)
+    total = sum(memory.values()) + max(0, sum(rollout.values()) - of_step)
     by_axes: dict[tuple[str, ...], dict[str, float]] = {}
     seconds: dict[tuple[str, ...], float] = {}
     for traffic in measured["network"]:
@@ -160,8 +181,9 @@ def make_plan(
         rows=step["rows"],
         row_tokens=step["row_tokens"],
         row_targets=step["row_targets"],
-        branched=step["branched"],
+        own_kernel=step["own_kernel"],
         memory=memory,
+        rollout=rollout,
         total=total,
         fits=total <= devices.chip.room,
         flops=measured["flops"],

@@ -9,7 +9,6 @@ import numpy as np
 from jax.sharding import Mesh
 
 from jaxalign import data, models, sharding, training
-from jaxalign.data import Batch, Example
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes._actor_critic import make_actor_critic
@@ -18,8 +17,10 @@ from jaxalign.recipes._fit_data import check_fit
 from jaxalign.recipes._hindsight import hindsight_objective
 from jaxalign.recipes._likelihood import likelihood_objective
 from jaxalign.recipes._objective import Objective, Params
+from jaxalign.recipes._plan_rows import batch_of, longest_example, rollout_batch, rows_of, window
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._ppo_program import make_ppo_program
+from jaxalign.recipes._ppo_update import make_rollout_pass
 from jaxalign.recipes._program import Program, make_program
 from jaxalign.recipes._reward import reward_objective
 from jaxalign.recipes._split import split_model
@@ -28,9 +29,11 @@ from jaxalign.recipes.dpo import make_objective as dpo_objective
 from jaxalign.recipes.hindsight import HindsightConfig
 from jaxalign.recipes.reward_model import RewardModelConfig
 
-__all__ = ["PlannedModel", "PlannedStep", "lower_step"]
+__all__ = ["PlannedModel", "PlannedRollout", "PlannedStep", "lower_step"]
 
 Bytes = dict[str, int]
+CHIPS_OWN = ("cudnn", "splash")
+"""Attention that one kind of chip has."""
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,28 @@ class PlannedModel:
         """The tree of ``jax.ShapeDtypeStruct``."""
         config = self.config.replace(compute_dtype="float32")
         return jax.eval_shape(lambda: models.init(config, jax.random.key(0), dtype=self.dtype))
+
+
+@dataclass(frozen=True)
+class PlannedRollout:
+    """What PPO runs before an update, for shapes."""
+
+    config: ModelConfig
+    """The policy."""
+    params: Params
+    """It whole, as ``jax.ShapeDtypeStruct`` with their shardings."""
+    mesh: Mesh
+    settings: dict[str, int]
+    """Of ``sampling.sampler_memory``."""
+    rating: Any
+    """The lowered pass over what was sampled."""
+
+    @property
+    def name(self) -> str:
+        """The same for the same sampler: of recomputation, which is of gradients, it knows nothing."""
+        leaves, structure = jax.tree.flatten(self.params)
+        shapes = [(leaf.shape, str(leaf.dtype), str(leaf.sharding.spec)) for leaf in leaves]
+        return repr((self.config.replace(remat="none"), structure, shapes, dict(self.mesh.shape), self.settings))
 
 
 @dataclass(frozen=True)
@@ -72,6 +97,10 @@ class PlannedStep:
     """Whether answers of one prompt share a row."""
     unknown_trips: int
     """How often a loop runs whose end the data decide, at most."""
+    own_kernel: bool = False
+    """Whether the chip has a kernel of its own for this attention, which is planned as XLA's."""
+    rollout: PlannedRollout | None = None
+    """Of PPO."""
 
 
 def lower_step(
@@ -83,6 +112,7 @@ def lower_step(
     rater: str | None = None,
     row_tokens: int | None = None,
     row_targets: int | None = None,
+    platform: str = "cpu",
 ) -> PlannedStep:
     """Lower the train step of a run over the devices there are, by the code that makes it for the run.
 
@@ -92,31 +122,48 @@ def lower_step(
       reward, critic: PPO's, where they are models of their own.
       rater: folder or hub id of a classifier that rates PPO's texts.
       row_tokens, row_targets: of a row; None = the longest that the config's limits allow.
+      platform: what the run would be on, cpu, gpu or tpu.
 
     Raises:
       InputError: what the run would refuse.
     """
     mesh = sharding.parse_mesh(config.mesh)
-    own = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
+    # A kernel of one chip cannot be compiled here; XLA's own attention holds more, never less.
+    attention = "xla" if config.attention in CHIPS_OWN else config.attention
+    own = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=attention)
     model = replace(model, config=own)
     if isinstance(config, PPOFitConfig):
-        return _lower_ppo(config, model, mesh, reward, critic, rater, row_tokens, row_targets)
-    assert isinstance(config, RunConfig)
-    return _lower_fit(config, model, mesh, row_tokens, row_targets)
+        config = replace(config, attention=attention)
+        step = _lower_ppo(config, model, mesh, reward, critic, rater, row_tokens, row_targets)
+    else:
+        assert isinstance(config, RunConfig)
+        step = _lower_fit(config, model, mesh, row_tokens, row_targets)
+    return replace(step, own_kernel=_has_own_kernel(config, model, step, platform))
+
+
+def _has_own_kernel(config: TrainConfig, model: PlannedModel, step: PlannedStep, platform: str) -> bool:
+    """Whether the run's attention would be a kernel of its chip's own."""
+    forgets = isinstance(config, HindsightConfig) and config.forget_max_ratio > 0
+    if config.attention in CHIPS_OWN:
+        return True
+    if step.branched or forgets or sharding.length_shards(step.mesh) > 1:
+        return False
+    dtype = jnp.dtype(config.dtype)
+    return models.causal_kernel(model.config, dtype, step.row_tokens, platform=platform, packed=True) in CHIPS_OWN
 
 
 def _lower_fit(
     config: RunConfig, model: PlannedModel, mesh: Mesh, row_tokens: int | None, row_targets: int | None
 ) -> PlannedStep:
-    example = _example(config, model.config, row_tokens, row_targets)
+    example = longest_example(config, model.config, row_tokens, row_targets)
     check_fit(model.config, [example])
     pieces = sharding.length_shards(mesh)
-    batch = _rows(_batch(example, config, pieces), config.batch_size)
+    batch = rows_of(batch_of(example, config, pieces), config.batch_size)
     if isinstance(config, HindsightConfig) and config.pretraining_dataset is not None:
-        window = _sequence(config.pretraining_length or config.max_length)
-        length = window.count("token")
-        text = data.make_batches([window], batch_size=1, pack=True, max_length=length, pieces=pieces)[0]
-        batch = batch.replace(pretraining=_rows(text, config.pretraining_batch_size))
+        document = window(config.pretraining_length or config.max_length)
+        length = document.count("token")
+        text = data.make_batches([document], batch_size=1, pack=True, max_length=length, pieces=pieces)[0]
+        batch = batch.replace(pretraining=rows_of(text, config.pretraining_batch_size))
     held: dict[str, Any] = {}
 
     def build(params: Params) -> Any:
@@ -168,7 +215,7 @@ def _lower_ppo(
 ) -> PlannedStep:
     response = row_targets or config.max_new_tokens
     prompt = row_tokens - response if row_tokens else getattr(config, "max_prompt_length", 512)
-    batch = _rows(_rollout(prompt, response, sharding.length_shards(mesh)), config.batch_size)
+    batch = rows_of(rollout_batch(prompt, response, sharding.length_shards(mesh)), config.batch_size)
     held: dict[str, Any] = {}
 
     def build(params: Params, reward_params: Params, critic_params: Params) -> Any:
@@ -178,7 +225,7 @@ def _lower_ppo(
             model.config, params, config, mesh, critic=valued, reward=scored, reference=None
         )
         program = make_ppo_program(models_, trainable, layout, config, mesh, config.max_steps or 1000)
-        held.update(program=program, layout=layout, policy=models_.policy)
+        held.update(program=program, layout=layout, models=models_)
         return trainable, frozen, program.extra
 
     shapes = [{} if one is None else one.shapes() for one in (reward, critic)]
@@ -186,14 +233,34 @@ def _lower_ppo(
     program: Program = held["program"]
     state = training.state_shapes(trainable, program.optimizer, dtype=config.parameter_dtype, extra=extra)
     given = {name: frozen[name] for name in program.frozen_layout}
-    beside = {"reference": _bytes(frozen["reference"], held["policy"].trainable_layout) if frozen["reference"] else 0}
+    lowered = program.step.lower(state, given, batch)  # which refuses rows that do not divide
+    policy = held["models"].policy
+    # What a rollout reads beside what an update does.
+    layout = {**program.frozen_layout, "reference": policy.trainable_layout if frozen["reference"] else {}}
+    beside = {"reference": _bytes(frozen["reference"], layout["reference"])}
     if reward is not None:
-        layout = sharding.tree_shardings(models.logical_axes(reward.config), frozen["reward"], mesh, config.rules)
-        beside["reward model"] = _bytes(frozen["reward"], layout)
+        axes = models.logical_axes(reward.config)
+        layout["reward"] = sharding.tree_shardings(axes, frozen["reward"], mesh, config.rules)
+        layout["reward_moments"] = program.frozen_layout["value_moments"]
+        beside["reward model"] = _bytes(frozen["reward"], layout["reward"])
+    own = _placed(state.params, program.layout.params)
+    there = _placed(frozen, {name: layout[name] for name in frozen})
+    rollout = PlannedRollout(
+        config=policy.config,
+        params=models.combine(own["policy"], there["base"]),
+        mesh=mesh,
+        settings={
+            "responses": config.batch_size, "prompt_length": prompt, "max_new_tokens": response,
+            "samples_per_prompt": config.samples_per_prompt, "batch_size": config.sampling_batch,
+        },
+        rating=make_rollout_pass(held["models"], config, mesh).lower(
+            own, there, _placed(batch, sharding.batch_sharding(mesh))
+        ),
+    )  # fmt: skip
     if rater is not None:  # whole, in float32, on one device: the fullest
         beside["reward model"] = 4 * _rater_size(rater)
     return PlannedStep(
-        lowered=program.step.lower(state, given, batch),
+        lowered=lowered,
         mesh=mesh,
         arguments=_of_state(state, program.layout)
         | {"reference": 0, "frozen": sum(_bytes(given[name], program.frozen_layout[name]) for name in given)}
@@ -207,6 +274,7 @@ def _lower_ppo(
         row_targets=batch.targets.shape[1],
         branched=batch.branched,
         unknown_trips=config.ppo_epochs * config.minibatches,
+        rollout=rollout,
     )
 
 
@@ -225,79 +293,6 @@ def _objective(model_config: ModelConfig, config: RunConfig) -> Objective:
     if isinstance(config, HindsightConfig):
         return hindsight_objective(model_config, config)
     return likelihood_objective(model_config)
-
-
-def _example(config: RunConfig, model: ModelConfig, row_tokens: int | None, row_targets: int | None) -> Example:
-    """The longest example that the limits allow, or of the length given: it makes the shape of all rows."""
-    limit = config.max_length
-    if isinstance(config, DPOConfig | RewardModelConfig):
-        answers = 2 if config.pair_layout == "shared" else 1  # in one row
-        prompt = config.max_prompt_length or limit // 2
-        answer = limit - prompt
-        if config.row_length is not None and row_tokens is None:
-            row_tokens = config.row_length
-        if row_targets is not None:
-            answer = row_targets // answers
-        elif row_tokens is not None:
-            answer = max(1, row_tokens * answer // (prompt + answers * answer))
-        if row_tokens is not None:
-            prompt = row_tokens - answers * answer
-        example = _pair(prompt, answer)
-    else:
-        example = _sequence(row_tokens or config.row_length or limit, row_targets)
-    extras: dict[str, dict[str, Any]] = {"token": {}, "target": {}, "pair": {}, "sequence": {}}
-    if isinstance(config, DPOConfig) and config.reference_log_probs == "cached":
-        extras["target"]["reference_log_probs"] = np.zeros(example.count("target"), np.float32)
-    if isinstance(config, RewardModelConfig) and config.margin:
-        extras["pair"]["margin"] = np.zeros(example.count("pair"), np.float32)
-    if isinstance(config, HindsightConfig):
-        extras["target"]["negative"] = np.zeros(example.count("target"), bool)
-        extras["sequence"]["draw"] = np.zeros(example.sequences, np.int32)
-    if config.cache_trunk:
-        extras["token"]["trunk"] = np.zeros((example.count("token"), model.width), jnp.dtype(config.dtype))
-    return example.replace(**{f"{level}_extras": found for level, found in extras.items()})
-
-
-def _pair(prompt: int, answer: int) -> Example:
-    words = np.ones(answer, np.int32)
-    return data.answers_example([1] * prompt, [words, words], pairs=np.array([[0, 1]], np.int32))
-
-
-def _sequence(tokens: int, targets: int | None = None) -> Example:
-    targets = tokens - 1 if targets is None else targets
-    words = np.ones(tokens, np.int32)
-    supervised = np.arange(tokens) >= tokens - targets
-    return data.answers_example([], [words], supervised=[supervised], branched=False)
-
-
-def _batch(example: Example, config: RunConfig, pieces: int) -> Batch:
-    return data.make_batches([example], batch_size=1, layout=config.pair_layout, pieces=pieces)[0]
-
-
-def _rollout(prompt: int, response: int, pieces: int = 1) -> Batch:
-    def numbers(dtype: Any = np.float32) -> np.ndarray:
-        return np.zeros((1, response), dtype)
-
-    return data.response_batch(
-        [[1] * prompt],
-        np.ones((1, response), np.int32),
-        np.ones((1, response), bool),
-        prompt_width=prompt,
-        record_ids=[0],
-        pieces=pieces,
-        old_log_probs=numbers(),
-        old_values=numbers(),
-        reference_log_probs=numbers(),
-        entropy=numbers(),
-        sampler_log_probs=numbers(),
-        scores=np.zeros(1, np.float32),
-        finished=np.zeros(1, bool),
-    )
-
-
-def _rows(batch: Batch, rows: int) -> Batch:
-    """The shapes of a batch of so many rows like this one."""
-    return jax.tree.map(lambda leaf: jax.ShapeDtypeStruct((rows, *leaf.shape[1:]), leaf.dtype), batch)
 
 
 def _of_state(state: training.TrainState, layout: training.TrainState) -> Bytes:
@@ -321,6 +316,17 @@ def _gradients(params: Params, layout: Any, accumulation: int) -> int:
             lambda leaf: jax.ShapeDtypeStruct(leaf.shape, jnp.promote_types(leaf.dtype, jnp.float32)), params
         )
     return _bytes(params, layout)
+
+
+def _placed(tree: Any, layout: Any) -> Any:
+    """Shapes with their shardings; ``layout`` is a tree like theirs, or one for all."""
+
+    def place(leaf: Any, sharding: Any) -> Any:
+        return jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding)
+
+    if isinstance(layout, jax.sharding.Sharding):
+        return jax.tree.map(lambda leaf: place(leaf, layout), tree)
+    return jax.tree.map(place, tree, layout)
 
 
 def _bytes(tree: Any, layout: Any) -> int:

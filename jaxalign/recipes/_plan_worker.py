@@ -3,8 +3,8 @@
     python -m jaxalign.recipes._plan_worker N
 
 How many devices a process sees is settled when JAX starts, hence a process of its own. In: ``{"recipe", "config",
-"model": {"name", "fields"}, "reward", "critic", "rater", "row_tokens", "row_targets", "for_this_machine"}``. Out:
-``{"step": ..., "measured": ...}`` or ``{"refused": message}``.
+"model": {"name", "fields"}, "reward", "critic", "rater", "row_tokens", "row_targets", "platform"}``. Out:
+``{"step": ..., "measured": ..., "rollout": ... or null}`` or ``{"refused": message}``.
 """
 
 import dataclasses
@@ -51,13 +51,14 @@ def main(devices: int) -> None:
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_compilation_cache", False)  # what the compiler writes down is wanted, not its result
     answers, sys.stdout = sys.stdout, sys.stderr
+    kept: dict[str, Any] = {}
     for line in sys.stdin:
-        print(json.dumps(_answer(json.loads(line))), file=answers, flush=True)
+        print(json.dumps(_answer(json.loads(line), kept)), file=answers, flush=True)
 
 
-def _answer(request: dict[str, Any]) -> dict[str, Any]:
+def _answer(request: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     from jaxalign.errors import InputError
-    from jaxalign.recipes._plan_compile import compile_step
+    from jaxalign.recipes._plan_compile import compile_rollout, compile_step
     from jaxalign.recipes._plan_step import PlannedModel, lower_step
     from jaxalign.recipes.plan import RECIPES
 
@@ -74,16 +75,21 @@ def _answer(request: dict[str, Any]) -> dict[str, Any]:
             rater=request["rater"],
             row_tokens=request["row_tokens"],
             row_targets=request["row_targets"],
+            platform=request["platform"],
         )
         lowered = time.monotonic()
-        measured = compile_step(step, for_this_machine=request["for_this_machine"])
+        here = request["platform"] == "cpu"
+        measured = compile_step(step, for_this_machine=here)
+        rollout = None
+        if step.rollout is not None:
+            rollout = dataclasses.asdict(compile_rollout(step.rollout, for_this_machine=here, kept=kept))
     except InputError as error:
         return {"refused": str(error)}
     plain = {item.name: getattr(step, item.name) for item in dataclasses.fields(step)}
-    del plain["lowered"]
+    del plain["lowered"], plain["rollout"]
     plain["mesh"] = dict(step.mesh.shape)
     seconds = {"lower": lowered - started, "compile": time.monotonic() - lowered}
-    return {"step": plain, "measured": dataclasses.asdict(measured), "seconds": seconds}
+    return {"step": plain, "measured": dataclasses.asdict(measured), "rollout": rollout, "seconds": seconds}
 
 
 def _model(request: dict[str, Any] | None, *, score: bool) -> Any:

@@ -23,9 +23,23 @@ Extras = dict[str, jax.Array]
 SHUFFLE = 0x5348_5546
 
 
-def make_rollout_pass(
-    models: ActorCritic, config: PPOFitConfig, mesh: Mesh
-) -> Callable[[Any, dict[str, Any], Batch], Extras]:
+class RolloutPass:
+    """A jitted ``(params, frozen, batch) -> extras``. ``lower`` is ``jax.jit``'s, for planning."""
+
+    def __init__(self, function: jax.stages.Wrapped, mesh: Mesh) -> None:
+        self._function, self._mesh = function, mesh
+
+    def __call__(self, params: Any, frozen: dict[str, Any], batch: Batch) -> Extras:
+        with jax.set_mesh(self._mesh):
+            return self._function(params, frozen, batch)
+
+    def lower(self, params: Any, frozen: dict[str, Any], batch: Batch) -> Any:
+        """Lower the pass for these arrays or shapes."""
+        with jax.set_mesh(self._mesh):
+            return self._function.lower(params, frozen, batch)
+
+
+def make_rollout_pass(models: ActorCritic, config: PPOFitConfig, mesh: Mesh) -> RolloutPass:
     """Return the jitted ``(params, frozen, batch) -> extras``: what a rollout is worth to those who made it.
 
     ``old_log_probs``, ``reference_log_probs``, ``old_values`` and ``entropy`` ``[B, N]``, and ``scores`` ``[B]`` where
@@ -58,13 +72,7 @@ def make_rollout_pass(
         joined = jax.tree.map(lambda leaf: jnp.moveaxis(leaf, 0, 1).reshape(-1, *leaf.shape[2:]), stacked)
         return jax.lax.with_sharding_constraint(joined, rows)
 
-    jitted = jax.jit(whole)
-
-    def run(params: Any, frozen: dict[str, Any], batch: Batch) -> Extras:
-        with jax.set_mesh(mesh):
-            return jitted(params, frozen, batch)
-
-    return run
+    return RolloutPass(jax.jit(whole), mesh)
 
 
 def ppo_loss(models: ActorCritic, config: PPOFitConfig) -> training.LossFunction:

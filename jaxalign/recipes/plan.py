@@ -1,6 +1,6 @@
 """Will it fit, and how fast, before a run: its real train step, compiled for devices that are not there.
 
-    memory a device = what the step is given + the peak of what its program holds beside
+    memory a device = what the step is given + the peak of what its program holds beside (PPO: or its rollout's)
     time of a step ~ max(FLOPs / peak, bytes / memory bandwidth, bytes / network bandwidth)
 
 Nothing is loaded and no parameter is made: the step that ``fit`` would run is lowered for shapes and compiled by XLA in
@@ -15,7 +15,15 @@ from typing import Any
 
 from jaxalign.errors import InputError
 from jaxalign.recipes._config import TrainConfig
-from jaxalign.recipes._plan_changes import Change, apply_changes, changes_of, flags_of, growing, smaller_accumulation
+from jaxalign.recipes._plan_changes import (
+    Change,
+    apply_changes,
+    changes_of,
+    faster,
+    flags_of,
+    growing,
+    without_needless,
+)
 from jaxalign.recipes._plan_data import lengths_of_data
 from jaxalign.recipes._plan_devices import CHIPS, Chip, Slice, parse_devices
 from jaxalign.recipes._plan_models import NAMED, model_dtype, read_model
@@ -96,9 +104,6 @@ class _Planner:
                 f"--row-targets: {self.row_targets} of a row of --row-tokens {self.row_tokens}: its first token is no "
                 "target"
             )
-        if self.config.attention in ("cudnn", "splash"):
-            # A kernel of one chip cannot be compiled here; XLA's own attention holds more, never less.
-            self.config = dataclasses.replace(self.config, attention="xla")
         names = {"model": getattr(self.config, "model"), "reward": None, "critic": None}  # noqa: B009
         if isinstance(self.config, PPOConfig):
             names |= {"reward": self.config.reward_model, "critic": self.config.critic_model}
@@ -123,7 +128,7 @@ class _Planner:
             "rater": self.rater,
             "row_tokens": self.row_tokens,
             "row_targets": self.row_targets,
-            "for_this_machine": self.devices.is_this_machine,
+            "platform": self.devices.chip.platform,
         }
         answer = self.workers.ask(count, request)
         devices = dataclasses.replace(self.devices, count=count) if count != self.devices.count else self.devices
@@ -172,19 +177,20 @@ class _Planner:
         chosen = next(
             (change for change in candidates if self._could_do(asked, change) and attempt(change, count)), None
         )
-        for name in reversed(list(chosen or {})):  # what turns out not to be needed, the dearest first
-            fewer = {key: value for key, value in (chosen or {}).items() if key != name}
-            if fewer and attempt(fewer, count):
-                chosen = fewer
         if chosen is not None:
-            chosen = smaller_accumulation(self.config, chosen, lambda change: attempt(change, count) is not None)
+            chosen = without_needless(chosen, lambda change: attempt(change, count) is not None)
+            chosen = faster(self.config, chosen, lambda change: attempt(change, count) is not None)
             return self._answer(asked, started, change=flags_of(chosen), changed=attempt(chosen, count))
         return self._more_devices(asked, same_method, started, attempt)
 
     def _could_do(self, asked: Plan, change: Change) -> bool:
         """Whether a change can be enough: one that touches only what is kept and made, or only what is held, is not
-        where the other alone is too much."""
+        where the other alone is too much; nor one that touches only the update, where the rollout is too much."""
         room, memory, touched = self.devices.chip.room, asked.memory, set(change)
+        if asked.update_bytes > room and touched <= {"sampling_batch"}:
+            return False
+        if asked.rollout.get("parameters") and asked.rollout_bytes > room and touched <= {"remat", "accumulation"}:
+            return False
         held = sum(memory[name] for name in ("parameters", "reference", "frozen", "optimizer", "gradients"))
         if held > room and touched <= {"remat", "accumulation", "dtype"}:
             return False
@@ -199,7 +205,10 @@ class _Planner:
         return memory["activations"] / (2 if "dtype" in touched else 1) <= room or not touched <= of_what_is_held
 
     def _more_devices(self, asked: Plan, options: list[Change], started: float, attempt: Any) -> Plan:
-        """The least number of chips, doubled, that holds the run with all changes but the adapter."""
+        """The least number of chips, doubled, that holds the run with all changes but the adapter; of those, the ones
+        that it needs there."""
+        if self.devices.is_this_machine:  # more of its devices would share the same memory
+            return self._answer(asked, started)
         changes = [change for change in options if "mesh" not in change and "accumulation" not in change]
         change = ([{}, *growing(changes, self.config)])[-1]
         count = self.devices.count
@@ -207,10 +216,17 @@ class _Planner:
         while count < MOST_DEVICES:
             count *= 2
             rows = -(-self.config.batch_size // (count * parts)) * count * parts
-            wider = {**change, **({"batch_size": rows} if rows != self.config.batch_size else {}), "mesh": ""}
-            if found := attempt(wider, count):
-                shown = {name: value for name, value in wider.items() if name != "mesh"}
-                return self._answer(asked, started, change=flags_of(shown), changed=found, devices_needed=count)
+            needed: Change = {"mesh": f"fsdp={count}"}
+            if rows != self.config.batch_size:
+                needed["batch_size"] = rows
+
+            def fits(change: Change, count: int = count) -> bool:
+                return attempt(change, count) is not None
+
+            if fits({**change, **needed}):
+                chosen = without_needless({**change, **needed}, fits, keep=needed)
+                found = attempt(chosen, count)
+                return self._answer(asked, started, change=flags_of(chosen), changed=found, devices_needed=count)
         return self._answer(asked, started)
 
     def _answer(self, asked: Plan, started: float, **found: Any) -> Plan:

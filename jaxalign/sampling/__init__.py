@@ -4,6 +4,7 @@ Takes a config, a parameter tree and token ids; knows nothing of losses, trainin
 functions from texts to numbers.
 """
 
+from jaxalign.sampling._ahead import SamplerMemory, sampler_memory
 from jaxalign.sampling._best_of_n import best_of, best_of_n, best_of_n_kl_bound
 from jaxalign.sampling._classifier import ClassifierReward, TruncationPolicy, classifier_reward
 from jaxalign.sampling._generate import generate
@@ -13,6 +14,7 @@ from jaxalign.sampling._text_reward import TextReward, score_texts
 
 __all__ = [
     "ClassifierReward",
+    "SamplerMemory",
     "Samples",
     "TextJudge",
     "TextReward",
@@ -23,5 +25,6 @@ __all__ = [
     "classifier_reward",
     "compare_texts",
     "generate",
+    "sampler_memory",
     "score_texts",
 ]

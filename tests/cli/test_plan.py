@@ -38,7 +38,10 @@ def test_a_recipes_help_has_its_own_flags_and_the_plans(recipe, shell):
         ((), "plan: name the recipe first: sft, dpo, reward, hindsight, ppo"),
         (("dop",), "plan: unknown recipe 'dop'; did you mean 'dpo'?"),
         (("dpo", "--model", "gpt2"), "missing: --devices"),
-        (("dpo", "--model", "gpt2", "--devices", "8xH900"), "--devices 8xH900: 'H900' is not one of v5e"),
+        (
+            ("dpo", "--model", "gpt2", "--devices", "8xH900"),
+            "--devices 8xH900: 'H900' is no chip that is known; did you mean 'H",
+        ),
         (("dpo", "--model", "gpt2", "--devices", "4096xv5p"), "--devices: 4096 devices; a plan can be compiled for up"),
         (("dpo", "--model", "gpt3", "--devices", "H100"), "--model gpt3: neither a folder nor a model known by name"),
         (("sft", "--model", "gpt2", "--devices", "H100", "--rowtokens", "8"), "unknown flag --rowtokens; did you mean"),
@@ -86,3 +89,30 @@ def test_a_plan_as_tables(model, shell, monkeypatch):
         "at least",
     ):
         assert part in output
+
+
+def test_times_are_bounds_unless_the_chip_has_a_kernel_of_its_own(model, shell, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    command = ("plan", "sft", "--model", model, "--devices", "H100", "--max-length", 32, "--batch-size", 2)
+    _, plain, _ = shell(*command)
+    assert "at least" in plain
+    assert "at most" in plain
+    _, named, errors = shell(*command, "--dtype", "bfloat16", "--attention", "cudnn")
+    assert "about" in named, errors
+    assert "at least" not in named
+    assert "whole score matrices" in named
+
+
+def test_a_plan_of_ppo_shows_its_rollout(model, shell, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    command = (
+        "plan", "ppo", "--model", model, "--reward", "a:b", "--devices", "cpu", "--max-prompt-length", 8,
+        "--max-new-tokens", 8, "--batch-size", 4,
+    )  # fmt: skip
+    status, output, errors = shell(*command)
+    assert status == 0, errors
+    (line,) = (line for line in output.splitlines() if line.startswith("rollout"))
+    assert "policy taken apart" in line
+    found = json.loads(shell(*command, "--json", "True")[1])
+    of_step = sum(found["memory"][name] for name in ("gradients", "activations", "temporary"))
+    assert found["total"] == sum(found["memory"].values()) + max(0, sum(found["rollout"].values()) - of_step)

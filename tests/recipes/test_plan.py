@@ -14,6 +14,7 @@ from jaxalign import models, recipes, sharding, training
 from jaxalign.errors import InputError
 from jaxalign.recipes import DPOConfig, HindsightConfig, PPOConfig, RewardModelConfig, SFTConfig
 from jaxalign.recipes import _fit as fit_module
+from jaxalign.recipes import _plan_rows as rows
 from jaxalign.recipes import _plan_step as steps
 from jaxalign.recipes import _ppo as ppo_module
 from jaxalign.recipes._plan_devices import Chip, Slice, parse_devices
@@ -122,7 +123,7 @@ def lowered_by(module, monkeypatch, run):
 def test_what_is_planned_is_the_step_that_fit_runs(settings, folder, monkeypatch):
     config = DPOConfig(**UNREAD, model=str(folder), max_length=LENGTH, max_steps=3, batch_size=8 * 2, **settings)
     shape = toy.SHAPES["llama"]
-    examples = [steps._example(config, shape, None, None)] * config.batch_size
+    examples = [rows.longest_example(config, shape, None, None)] * config.batch_size
 
     def run(found):
         found["batch"] = next
@@ -143,7 +144,7 @@ def test_what_is_planned_is_the_update_that_fit_ppo_runs(folder, monkeypatch):
     prompts = [recipes._ppo.Prompt([1] * 16, "a")] * 16
 
     def run(found):
-        found["batch"] = lambda source: steps._rows(steps._rollout(16, 8), 16)
+        found["batch"] = lambda source: rows.rows_of(rows.rollout_batch(16, 8), 16)
         recipes.fit_ppo(
             shape, toy.params("llama"), prompts, lambda prompts, texts: [0.0] * len(texts), config, decode=str,
             stop_tokens=[0], report=print,
@@ -293,9 +294,29 @@ def test_what_does_not_fit_gets_the_first_flags_that_make_it_fit(folder, workers
     assert json.loads(json.dumps(found.as_json()))["changed"]["fits"]
 
 
+def test_more_devices_keep_only_the_changes_that_they_need(folder, workers, monkeypatch, planned):
+    config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8, mesh="data=2")
+    planner = _Planner(config, Slice(Chip("small", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 2), workers, None, None)
+
+    def fits(change, count):
+        return count == 4 and change.get("dtype") == "bfloat16"
+
+    found, _ = only_where(planned(SFTConfig, 2), planner, monkeypatch, fits)
+    assert found.devices_needed == 4
+    assert set(found.change) == {"--dtype bfloat16", "--mesh fsdp=4"}
+
+
+def test_more_of_this_machines_devices_have_no_more_memory(folder, workers, monkeypatch, planned):
+    config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8)
+    planner = _Planner(config, Slice(Chip("cpu", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 2), workers, None, None)
+    found, tried = only_where(planned(SFTConfig, 2), planner, monkeypatch, lambda change, count: count > 2)
+    assert found.devices_needed is None
+    assert all(count == 2 for _, count in tried)
+
+
 def test_what_nothing_makes_fit_says_how_many_devices_would(folder, workers, monkeypatch, planned):
     config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=4)
-    planner = _Planner(config, Slice(Chip("cpu", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 2), workers, None, None)
+    planner = _Planner(config, Slice(Chip("small", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 2), workers, None, None)
     counted = []
 
     def only_on_eight(change, count):
@@ -315,7 +336,7 @@ def only_where(asked, planner, monkeypatch, fits):
     tried = []
 
     def answer(change, count):
-        tried.append(change)
+        tried.append((change, count))
         return dataclasses.replace(asked, fits=fits(change, count))
 
     monkeypatch.setattr(planner, "plan", answer)
@@ -324,7 +345,7 @@ def only_where(asked, planner, monkeypatch, fits):
 
 def test_more_devices_get_rows_that_divide_into_micro_batches_too(folder, workers, monkeypatch, planned):
     config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8, accumulation=4)
-    planner = _Planner(config, Slice(Chip("cpu", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 2), workers, None, None)
+    planner = _Planner(config, Slice(Chip("small", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 2), workers, None, None)
     found, _ = only_where(
         planned(SFTConfig, 2), planner, monkeypatch, lambda change, count: change.get("batch_size") == 4 * count
     )
@@ -338,7 +359,7 @@ def test_an_adapter_is_tried_after_all_that_leaves_the_method_alone(folder, work
     chip = dataclasses.replace(parse_devices("cpu").chip, memory=asked.total)  # any change could do
     planner = _Planner(config, Slice(chip, 2), workers, None, None)
     _, tried = only_where(dataclasses.replace(asked, fits=False), planner, monkeypatch, lambda change, count: False)
-    here = [change for change in tried if change.get("mesh") != ""]
+    here = [change for change, count in tried if count == 2]
     first = next(place for place, change in enumerate(here) if "lora_rank" in change)
     assert first > 8
     assert all("lora_rank" in change for change in here[first:] if "batch_size" not in change)
@@ -394,3 +415,26 @@ def test_the_keys_of_a_state_are_counted():
         training.OptimizerConfig(optimizer="sgd"), 1)[0])  # fmt: skip
     layout = jax.tree.map(lambda _: sharding.replicated(sharding.make_mesh()), state)
     assert steps._of_state(state, layout)["counters"] == 8 + 4
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "platform", "own"),
+    [
+        (SFTConfig, {}, "tpu", True),
+        (SFTConfig, {}, "cpu", False),
+        (SFTConfig, {"max_length": 100}, "tpu", False),  # no multiple of the kernel's block
+        (SFTConfig, {"attention": "xla"}, "tpu", False),
+        (SFTConfig, {"dtype": "bfloat16"}, "gpu", False),  # rows carry ids of examples: more than causal
+        (SFTConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "gpu", True),
+        (DPOConfig, {}, "tpu", False),  # branches
+        (DPOConfig, {"pair_layout": "two_rows"}, "tpu", True),
+        (HindsightConfig, {"dataset": ("d",)}, "tpu", False),  # a mask of its own
+        (HindsightConfig, {"dataset": ("d",), "forget_max_ratio": 0.0}, "tpu", True),
+    ],
+    ids=str,
+)
+def test_a_kernel_of_the_chips_own_is_known(kind, settings, platform, own, folder):
+    config = kind(**{**UNREAD, "model": str(folder), "max_length": 128, "batch_size": 8, "mesh": "data=1", **settings})
+    shape = toy.SHAPES["llama"].replace(max_positions=128)
+    step = steps.lower_step(config, steps.PlannedModel(shape, "float32"), platform=platform)
+    assert step.own_kernel is own
