@@ -1,17 +1,20 @@
 """Runs whose memory is predicted and measured: every recipe, several settings; and their steps, run once on ones."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
+from jaxalign import sampling
 from jaxalign.recipes import DPOConfig, HindsightConfig, PPOConfig, RewardModelConfig, SFTConfig
 from jaxalign.recipes._config import TrainConfig
 from jaxalign.recipes._plan_models import config_of, model_dtype, read_model
 from jaxalign.recipes._plan_step import PlannedModel, PlannedStep, lower_step
 
-__all__ = ["CASES", "arguments", "lowered"]
+__all__ = ["CASES", "ROLLOUTS", "arguments", "lowered", "sampler"]
 
 _UNREAD: dict[str, Any] = {"dataset": "unread", "output_dir": Path("unused")}
 
@@ -43,10 +46,22 @@ def _cases() -> dict[str, tuple[TrainConfig, int]]:
             ),
             1,
         ),
+        "ppo, its rollout": (
+            PPOConfig(**gpt2, batch_size=64, reward="unread:reward", max_prompt_length=192, max_new_tokens=64), 1,
+        ),
+        "ppo, its rollout, bfloat16, refilled": (
+            PPOConfig(
+                **smollm, batch_size=64, sampling_batch=32, dtype="bfloat16", reward="unread:reward",
+                max_prompt_length=192, max_new_tokens=64,
+            ),
+            1,
+        ),
     }  # fmt: skip
 
 
 CASES = _cases()
+ROLLOUTS = ("ppo, its rollout", "ppo, its rollout, bfloat16, refilled")
+"""Cases of which a rollout is predicted and measured, not an update."""
 
 
 def lowered(config: TrainConfig) -> PlannedStep:
@@ -64,3 +79,25 @@ def arguments(compiled: Any) -> tuple[Any, ...]:
         return jax.jit(lambda: jnp.ones(info.shape, info.dtype), out_shardings=sharding)()
 
     return jax.tree.map(one, compiled.args_info[0], compiled.input_shardings[0])
+
+
+def sampler(config: TrainConfig) -> tuple[Callable[[], Any], Callable[[Any], Any]]:
+    """(makes the policy's parameters, samples a rollout from them), as PPO does; prompts are as long as they may be."""
+    rollout = lowered(config).rollout
+    assert rollout is not None
+    asked = dict(rollout.settings)
+    responses, length = asked.pop("responses"), asked.pop("prompt_length")
+    count = responses // asked["samples_per_prompt"]
+    prompts = np.random.default_rng(0).integers(0, rollout.config.vocab_size, (count, length)).tolist()
+
+    def make() -> Any:
+        def one(leaf: Any) -> jax.Array:
+            return jax.jit(lambda: jnp.full(leaf.shape, 0.01, leaf.dtype), out_shardings=leaf.sharding)()
+
+        return jax.tree.map(one, rollout.params)
+
+    def run(params: Any) -> Any:
+        with jax.set_mesh(rollout.mesh):
+            return sampling.generate(rollout.config, params, prompts, jax.random.key(0), **asked)
+
+    return make, run

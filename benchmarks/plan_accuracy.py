@@ -16,7 +16,7 @@ import subprocess
 import sys
 from typing import Any
 
-from benchmarks._plan_cases import CASES, arguments, lowered
+from benchmarks._plan_cases import CASES, ROLLOUTS, arguments, lowered, sampler
 
 
 def measure(case: str) -> dict[str, int]:
@@ -27,6 +27,8 @@ def measure(case: str) -> dict[str, int]:
     jax.config.update("jax_platforms", "cpu")
     jax.config.update("jax_num_cpu_devices", devices)
     jax.config.update("jax_enable_compilation_cache", False)
+    if case in ROLLOUTS:
+        return measure_rollout(config)
     compiled = lowered(config).lowered.compile()
     _give_back()
     before = _resident("VmRSS")
@@ -39,16 +41,36 @@ def measure(case: str) -> dict[str, int]:
     return {"arguments": made - before, "peak": _resident("VmHWM") - before}
 
 
+def measure_rollout(config: Any) -> dict[str, int]:
+    """Bytes that a policy takes, and it with a rollout of it."""
+    import jax
+
+    make, run = sampler(config)
+    run(make())  # compiles
+    _give_back()
+    before = _resident("VmRSS")
+    params = jax.block_until_ready(make())
+    _give_back()
+    made = _resident("VmRSS")
+    with open("/proc/self/clear_refs", "w") as reset:
+        reset.write("5")
+    run(params)
+    return {"arguments": made - before, "peak": _resident("VmHWM") - before}
+
+
 def predict(case: str) -> dict[str, int]:
     """Bytes that the plan says, of all devices of this one machine."""
     from jaxalign.recipes.plan import plan
 
     config, devices = CASES[case]
     found = plan(config, devices=f"{devices}xcpu", suggest=False)
+    if case in ROLLOUTS:
+        params = 4 * found.parameters  # of the policy, in float32
+        return {"arguments": params * devices, "peak": (params + sum(found.rollout.values())) * devices}
     beside = 0 if found.recipe != "ppo" else found.memory["reference"]  # which is not the step's
     exact = ("parameters", "reference", "frozen", "optimizer", "batch")
     given = sum(found.memory[name] for name in exact) - beside
-    return {"arguments": given * devices, "peak": (found.total - beside) * devices}
+    return {"arguments": given * devices, "peak": (found.update_bytes - beside) * devices}
 
 
 def _resident(field: str) -> int:
