@@ -85,7 +85,7 @@ def sampler(config: TrainConfig) -> tuple[Callable[[], Any], Callable[[Any], Any
     """(makes the policy's parameters, samples a rollout from them), as PPO does; prompts are as long as they may be."""
     rollout = lowered(config).rollout
     assert rollout is not None
-    asked = dict(rollout.settings)
+    asked: dict[str, Any] = dict(rollout.settings)
     responses, length = asked.pop("responses"), asked.pop("prompt_length")
     count = responses // asked["samples_per_prompt"]
     prompts = np.random.default_rng(0).integers(0, rollout.config.vocab_size, (count, length)).tolist()

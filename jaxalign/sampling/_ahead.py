@@ -131,15 +131,14 @@ def _sizes(config: ModelConfig, params: Params, call: _Call) -> _Sizes:
     making, held = run(engine.empty, plan, prefix, staged, rows)
     fresh = engine.Fresh(*(integers(rows, dtype=dtype) for dtype in ("i4", "i4", "i4", "u4", "i4")))
     refilling, held = run(engine.refill, held, staged, fresh)
-    controls = engine.Controls(
-        key=jax.eval_shape(lambda: jax.random.key(0)),
-        **dict.fromkeys(("temperature", "top_p", "min_p"), integers(dtype=jnp.float32)),
-        stop_tokens=integers(bucket(1)),
-    )
-    free, number = integers(rows, dtype=bool), integers()
-    decoding, _ = run(engine.decode, config, plan, prefix.columns, prepared, held, controls, free, number, number)
-    trees = (_bytes(tree) for tree in (prepared, staged, held))
-    return _Sizes(*trees, apart, staging, making, refilling, decoding)
+    number: Any = integers(dtype=jnp.float32)
+    stop_tokens: Any = integers(bucket(1))
+    key: Any = jax.eval_shape(lambda: jax.random.key(0))
+    controls = engine.Controls(key, number, number, number, stop_tokens)
+    free, count = integers(rows, dtype=bool), integers()
+    decoding, _ = run(engine.decode, config, plan, prefix.columns, prepared, held, controls, free, count, count)
+    own, queue, under_way = (_bytes(tree) for tree in (prepared, staged, held))
+    return _Sizes(own, queue, under_way, apart, staging, making, refilling, decoding)
 
 
 def _first_layers(config: ModelConfig, params: Params, layers: int) -> tuple[ModelConfig, Params]:
