@@ -77,7 +77,7 @@ def measured(config, monkeypatch):
     with contextlib.suppress(Stopped):
         recipes.fit_ppo(
             SHAPE,
-            models.init(SHAPE, jax.random.key(0)),
+            lambda: models.init(SHAPE, jax.random.key(0)),
             [recipes._ppo.Prompt(row, "a") for row in draws.tolist()],
             lambda prompts, texts: [0.0] * len(texts),
             config,
@@ -107,7 +107,7 @@ def test_a_rollout_holds_what_is_planned(changes, folder, workers, monkeypatch):
 
 
 def test_where_only_a_rollout_is_too_large_fewer_responses_are_decoded_together(folder, workers):
-    config = settings(folder, batch_size=64, minibatches=64, ppo_epochs=1, max_prompt_length=16)
+    config = settings(folder, batch_size=128, sampling_batch=128, minibatches=128, ppo_epochs=1)
     cpu = parse_devices("cpu")
     asked = _Planner(config, cpu, workers, None, None).plan({}, 1)
     assert asked.rollout_bytes > asked.update_bytes
