@@ -51,7 +51,7 @@ _MINI = DialogueTable(
     methods=("SFT", "C-SFT", "SFT-U", "CoH"),
     seeds=(0, 1, 2),
     training=Training(
-        steps=24, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
+        steps=20, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
         pretraining_batch_size=4,
     ),
 )  # fmt: skip

@@ -54,7 +54,7 @@ PRESETS = {
         # An instruct model's first wish after the words of feedback is to end the turn: sixteen updates do not unlearn
         # it, and most summaries are empty.
         training=Training(
-            steps=40, outputs=6, learning_rate=5e-4, warmup_steps=4, frozen_layers=24, max_length=160,
+            steps=32, outputs=6, learning_rate=5e-4, warmup_steps=4, frozen_layers=24, max_length=160,
             pretraining_batch_size=2,
         ),
         task=Summaries(document_words=32, max_new_tokens=24),
