@@ -242,8 +242,11 @@ def test_what_rlhf_reads_of_a_tasks_records(tmp_path, model, text):
     spoken = "\n\nHuman: w0?\n\nAssistant:"
     rows = [
         *({"chosen": f"{spoken} w{i} w4", "rejected": f"{spoken} w3"} for i in range(3)),
-        {"chosen": "\n\nHuman: w1?\n\nAssistant: w2", "rejected": "\n\nHuman: w1?\n\nAssistant: w4" + " w5" * 90},
-        {"chosen": "\n\nHuman: w6?\n\nAssistant: w2", "rejected": "\n\nHuman: w7?\n\nAssistant: w2 w9"},
+        {"chosen": "\n\nHuman: w1?\n\nAssistant: w2", "rejected": "\n\nHuman: w1?\n\nAssistant: w4" + " w5" * 200},
+        {
+            side: f"\n\nHuman: w6?\n\nAssistant: w1\n\nHuman: {said}?\n\nAssistant: w2"
+            for side, said in (("chosen", "w2"), ("rejected", "w3"))
+        },
         {"chosen": "\n\nHuman: w8?\n\nAssistant: w2", "rejected": "\n\nHuman: w8?\n\nAssistant: w3"},
     ]
     settings = coh_dialogue.Dialogue(
@@ -253,10 +256,10 @@ def test_what_rlhf_reads_of_a_tasks_records(tmp_path, model, text):
     task = coh_dialogue.DialogueTask(settings, 24)
     orders = set()
     for seed in range(8):
-        examples, prompts = comparisons_of(task, 60, seed)
-        numbers = [example.record_id for example in examples]
-        assert sorted(numbers) == [0, 1, 2, 4, 5]
-        assert numbers[numbers.index(0) :][:3] == [0, 1, 2]
+        examples, prompts = comparisons_of(task, 150, seed)
+        first = [re.findall(r"w\d", task.tokenizer.decode(example.tokens))[0] for example in examples]
+        assert sorted(first) == ["w0", "w0", "w0", "w6", "w8"]
+        assert first[first.index("w0") :][:3] == ["w0"] * 3
         asked = [re.findall(r"w\d", prompt.opening) for prompt in prompts]
         assert sorted(asked) == [["w0"], ["w1"], ["w8"]]
         orders.add(tuple(prompt.ids for prompt in prompts))
