@@ -3,17 +3,18 @@
     python -m experiments.coh_dialogue --preset mini --output-dir runs/coh-dialogue
         SmolLM2-135M-Instruct and PIQA (a goal, the right way and the wrong one), packaged, written as a dialogue of one
         turn; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, 10 to 13 minutes.
+        They leave no time for RLHF, a seed of which costs several of the other rows' (four, in coh_sentiment):
+        --rlhf-seeds 0 1 2 adds that row, whose numbers were not tried out.
     python -m experiments.coh_dialogue --preset hh --output-dir runs/coh-dialogue-hh
         The same on 1,156 genuine rows of Anthropic-HH, where they lie beside the checkout (or --task.feedback FILE).
     python -m experiments.coh_dialogue --preset gpu --output-dir runs/coh-dialogue-gpu
-        SmolLM2-360M-Instruct, whole, on Anthropic-HH from a hub; one GPU, about an hour. It has not been run.
+        SmolLM2-360M-Instruct, whole, on Anthropic-HH from a hub; one GPU, an hour or two. It has not been run.
     python -m experiments.coh_dialogue --preset paper --output-dir runs/coh-dialogue-paper
         GPT-J 6B; Anthropic-HH, WebGPT and summarize_from_feedback comparisons, mixed by size, and pile-10k (a sample of
         the paper's Pile) from a hub; a TPU pod slice: nine rows of some 3e20 floating-point operations
         each, most of them on the pretraining text, a day a row on eight H100, and RLHF, some 1e20 (a million episodes,
-        Huang et al. 2024, held at the 6 nats of Ziegler et al. 2019). Expected order of accuracies: CoH 81.2,
-        without forgetful mask 79.6, C-SFT 78.8, RLHF 68.8, SFT 64.8, without pretraining term 60.8,
-        base 43.8, SFT-U 42.3.
+        Huang et al. 2024, held at the 6 nats of Ziegler et al. 2019). Expected order of accuracies: CoH 81.2, without
+        forgetful mask 79.6, C-SFT 78.8, RLHF 68.8, SFT 64.8, without pretraining term 60.8, base 43.8, SFT-U 42.3.
         One seed: nothing is decided by it. The updates pass over pile-10k some hundred times: --task.pretraining takes
         another text. Where a hub has a model as pickles alone (GPT-J, at one time), which are refused, --task.model
         takes a folder of safetensors. It has not been run.

@@ -3,16 +3,16 @@
     python -m experiments.coh_summarization --preset mini --output-dir runs/coh-summarization
         SmolLM2-135M-Instruct and XSum, packaged; the feedback is ROUGE-L against the reference, of the reference and
         two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, 10 to 12
-        minutes.
+        minutes. They leave no time for RLHF, a seed of which costs several of the other rows' (four, in coh_sentiment):
+        --rlhf-seeds 0 1 2 adds that row, whose numbers were not tried out.
     python -m experiments.coh_summarization --preset gpu --output-dir runs/coh-summarization-gpu
-        SmolLM2-360M-Instruct, whole, on all the packaged articles; one GPU, about an hour. It has not been run.
+        SmolLM2-360M-Instruct, whole, on all the packaged articles; one GPU, an hour or two. It has not been run.
     python -m experiments.coh_summarization --preset paper --output-dir runs/coh-summarization-paper
         GPT-J 6B; WebGPT, Anthropic-HH and summarize_from_feedback comparisons, mixed by size, and pile-10k (a sample of
         the paper's Pile) from a hub; a TPU pod slice: nine rows of some 3e20 floating-point operations
         each, most of them on the pretraining text, a day a row on eight H100, and RLHF, some 1e20 (a million episodes,
-        Huang et al. 2024, held at the 6 nats of Ziegler et al. 2019). Expected order of ROUGE-L: CoH 27.5,
-        without forgetful mask 26.7, RLHF 25.5, C-SFT 25.4, SFT 24.9, without pretraining term 22.5,
-        base 20.2, SFT-U 19.6.
+        Huang et al. 2024, held at the 6 nats of Ziegler et al. 2019). Expected order of ROUGE-L: CoH 27.5, without
+        forgetful mask 26.7, RLHF 25.5, C-SFT 25.4, SFT 24.9, without pretraining term 22.5, base 20.2, SFT-U 19.6.
         One seed: nothing is decided by it. The updates pass over pile-10k some hundred times: --task.pretraining takes
         another text. Where a hub has a model as pickles alone (GPT-J, at one time), which are refused, --task.model
         takes a folder of safetensors. It has not been run.
