@@ -202,7 +202,7 @@ def _train(
         assert reward is not None
         final, last = train_ppo(
             config, start, assets.training, reward, objective, study, tokenizer, seed=method.seed, evaluate=evaluate,
-            report=report,
+            evaluate_every=study.rlhf.measure_every, report=report,
         )  # fmt: skip
         console.print(_ppo_line(method, last), highlight=False, markup=False)
     else:
