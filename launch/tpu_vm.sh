@@ -19,8 +19,10 @@ on() { # on WORKER COMMAND
     gcloud compute tpus tpu-vm ssh "$TPU" --zone="$ZONE" --worker="$1" --command="$2"
 }
 
+# A step that hangs for ten minutes ends the run, and so does a save that takes five after `stop`.
 TRAIN="jaxalign dpo --model '$MODEL' --dataset '$DATASET' --output-dir '$OUTPUT_DIR' \
---mesh data=1,fsdp=-1 --dtype bfloat16 --batch-size 64 --max-length 1024 --beta 0.1 --save-every 200"
+--mesh data=1,fsdp=-1 --dtype bfloat16 --batch-size 64 --max-length 1024 --beta 0.1 --save-every 200 \
+--step-timeout 600 --stop-deadline 300"
 
 case "${1:-}" in
 install)

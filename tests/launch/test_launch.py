@@ -18,7 +18,7 @@ from jaxalign.sharding import _distributed
 LAUNCH = Path(__file__).parents[2] / "launch"
 FLAGS = [
     "--mesh", "data=1,fsdp=-1", "--dtype", "bfloat16", "--batch-size", "64", "--max-length", "1024", "--beta", "0.1",
-    "--save-every", "200",
+    "--save-every", "200", "--step-timeout", "600",
 ]  # fmt: skip
 GIVEN = {"MODEL": "models/start", "DATASET": "pairs of 2026.jsonl", "OUTPUT_DIR": "runs/dpo"}
 
@@ -56,6 +56,7 @@ def config_of(call) -> DPOConfig:
     assert call[:2] == ["jaxalign", "dpo"]
     assert call[8 : 8 + len(FLAGS)] == FLAGS
     config = parse(DPOConfig, call[2:], program="jaxalign dpo", summary="")
+    assert config.stop_deadline  # a run that hangs while it stops would keep its machines
     assert (config.model, config.dataset, str(config.output_dir)) == tuple(GIVEN.values())
     return config
 
@@ -85,12 +86,13 @@ def test_slurm(shell, monkeypatch):
     script = LAUNCH / "slurm.sbatch"
     srun, call = shell("bash", script)
     assert srun[0] == "srun"
-    config_of(call)
+    deadline = config_of(call).stop_deadline
     asked = dict(
         line.removeprefix("#SBATCH --").split("=", 1)
         for line in script.read_text().splitlines()
         if line.startswith("#SBATCH --") and "=" in line
     )
+    assert deadline < int(asked["signal"].removeprefix("TERM@"))
     nodes, tasks = int(asked["nodes"]), int(asked["ntasks-per-node"])
     # What srun then sets in the second task.
     names = {
@@ -117,6 +119,7 @@ def test_gke(shell, monkeypatch):
     assert spec["completionMode"] == "Indexed"
     assert spec["parallelism"] == spec["completions"]
     pod = spec["template"]["spec"]
+    grace = pod["terminationGracePeriodSeconds"]
     (container,) = pod["containers"]
     rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     assert rows * columns == spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"]
@@ -127,7 +130,7 @@ def test_gke(shell, monkeypatch):
     assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
     with pytest.raises(subprocess.CalledProcessError):  # a run that a signal stopped has not completed the job
         shell(*container["command"], STOPPED="1")
-    config_of(shell(*container["command"])[0])
+    assert config_of(shell(*container["command"])[0]).stop_deadline < grace
     # What GKE then sets in the third pod.
     name = f"{job['metadata']['name']}-{replicated['name']}-0"
     hosts = [f"{name}-{index}.{job['metadata']['name']}" for index in range(spec["parallelism"])]
@@ -151,7 +154,8 @@ def test_skypilot(shell):
     (mount,) = task["file_mounts"]
     assert all(value.startswith(mount) for value in task["envs"].values())
     assert task["envs"].keys() == GIVEN.keys()
-    assert task["file_mounts"][mount]["mode"] == "MOUNT"
+    # A bucket made before: SkyPilot makes none with a hierarchical namespace.
+    assert task["file_mounts"][mount] == {"source": "gs://my-jaxalign-runs", "mode": "MOUNT"}
     (call,) = shell(
         "bash", "-c", task["run"], SKYPILOT_NODE_IPS="10.0.0.1\n10.0.0.2",
         SKYPILOT_NUM_NODES=str(task["num_nodes"]), SKYPILOT_NODE_RANK="1",
