@@ -13,7 +13,7 @@ import numpy as np
 from jaxalign.errors import InputError
 from jaxalign.recipes._config import HOW, UNCHECKED, TrainConfig
 from jaxalign.recipes._shared import check_agreement, on_first_process
-from jaxalign.training import Checkpoints, Restored, TrainState, about
+from jaxalign.training import Checkpoints, Restored, TrainState, about, watched
 
 __all__ = ["OF_A_PROCESS", "open_run"]
 
@@ -44,11 +44,12 @@ def open_run(
     if config.optimizer.schedule != "constant":
         # The schedule falls over the whole run: with another length every update so far would have been another.
         may_change = UNCHECKED - {"max_steps", "epochs"}
-    on_first_process(lambda: _check_not_lost(directory), 1)
-    checkpoints = Checkpoints(
-        directory / "checkpoints", config=described, keep=config.retention, may_change=tuple(may_change)
-    )
-    restored = checkpoints.restore(like, layout)
+    with watched(config.limits, f"the newest checkpoint in {directory} to be read"):
+        on_first_process(lambda: _check_not_lost(directory), 1)
+        checkpoints = Checkpoints(
+            directory / "checkpoints", config=described, keep=config.retention, may_change=tuple(may_change)
+        )
+        restored = checkpoints.restore(like, layout)
     if jax.process_index() == 0:
         if restored is not None and (changed := _changed(restored.config, described)):
             logger.warning("%s goes on with %s: the same to rounding, not bit for bit", directory, changed)

@@ -151,17 +151,18 @@ def write_final(config: FolderConfig, result: Trained, tokenizer: Any, *, card: 
     if result.interrupted:
         say(f"stopped at step {result.step}; the same command continues from there")
         return
-    final = config.output_dir / "final"
+    final, adapter = config.output_dir / "final", config.output_dir / "adapter"
     save_dtype = config.save_dtype or config.parameter_dtype
-    whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == save_dtype else leaf.astype(save_dtype), result.params)
-    models.save_pretrained(final, result.config.replace(compute_dtype="float32"), whole, tokenizer)
-    write_card(final, config, card)
-    if result.lora is None or result.lora_config is None:
-        say(f"{result.step} steps done; the model is in {final}")
-        return
-    adapter = config.output_dir / "adapter"
-    models.save_adapter(adapter, result.lora_config, result.lora, base_name=config.model)
-    write_card(adapter, config, card)
+    with training.watched(config.limits, f"{final} to be written") as watch:
+        whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == save_dtype else leaf.astype(save_dtype), result.params)
+        models.save_pretrained(final, result.config.replace(compute_dtype="float32"), whole, tokenizer)
+        write_card(final, config, card)
+        if result.lora is None or result.lora_config is None:
+            say(f"{result.step} steps done; the model is in {final}")
+            return
+        watch.wait_for(f"{adapter} to be written", slow=True)
+        models.save_adapter(adapter, result.lora_config, result.lora, base_name=config.model)
+        write_card(adapter, config, card)
     say(f"{result.step} steps done; the model is in {final}, its adapter alone in {adapter}")
 
 

@@ -31,7 +31,7 @@ from jaxalign.recipes._hindsight_presets import HINDSIGHT_PRESETS
 from jaxalign.recipes._likelihood_margins import likelihood_margins
 from jaxalign.recipes._run import RunData, Tokenise, run_recipe, say, write_final
 from jaxalign.recipes._sheet import PeopleAsk
-from jaxalign.training import OptimizerConfig
+from jaxalign.training import OptimizerConfig, watched
 
 __all__ = ["PRESETS", "HindsightConfig", "load", "run"]
 
@@ -191,7 +191,8 @@ def run(config: HindsightConfig) -> None:
         if jax.process_index() == 0:
             prompts.save(config.output_dir / "final", kinds=run_data.examples.text_kinds)
         if config.eval_dataset is not None:
-            _write_evaluation(config, result, prompts)
+            with watched(config.limits, "held-out outputs to be compared"):
+                _write_evaluation(config, result, prompts)
             write_card(config.output_dir / "final", config, card)  # once more, with what was measured
 
     run_recipe(
