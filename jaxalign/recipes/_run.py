@@ -19,7 +19,7 @@ from jaxalign.recipes._fit import FitResult, fit
 from jaxalign.recipes._fit_data import Pretraining
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._resume import OF_A_PROCESS
-from jaxalign.recipes._shared import check_agreement, check_shared, say
+from jaxalign.recipes._shared import check_agreement, check_folder, check_shared, run_mesh, say
 
 __all__ = [
     "RunData", "Tokenise", "Trained", "join_processes", "load_tokenizer", "read_examples", "run_recipe", "same_shape",
@@ -91,7 +91,7 @@ def run_recipe(
     language model makes it ``with_head`` and knows how to ``write`` it.
     """
     join_processes(config)
-    mesh = sharding.parse_mesh(config.mesh)
+    mesh = run_mesh(config)
     training.check_row_count(config.batch_size, mesh, config.accumulation)
     tokenise = load()
     model_config = models.load_config(config.model)
@@ -139,6 +139,7 @@ def run_recipe(
 def join_processes(config: FolderConfig) -> None:
     """Join the processes of this run, where there are several, and make sure that they share flags and folder."""
     sharding.initialize_distributed(config.coordinator, config.num_processes, config.process_id)
+    check_folder(config.output_dir)
     if jax.process_count() > 1:
         say(f"{jax.process_count()} processes with {jax.device_count()} devices: {jax.devices()[0].device_kind}")
         values = dataclasses.asdict(config)

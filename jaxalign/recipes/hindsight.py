@@ -30,6 +30,7 @@ from jaxalign.recipes._hindsight_collect import frozen_feedback
 from jaxalign.recipes._hindsight_presets import HINDSIGHT_PRESETS
 from jaxalign.recipes._likelihood_margins import likelihood_margins
 from jaxalign.recipes._run import RunData, Tokenise, run_recipe, say, write_final
+from jaxalign.recipes._shared import check_folder
 from jaxalign.recipes._sheet import PeopleAsk
 from jaxalign.training import OptimizerConfig, watched
 
@@ -178,6 +179,7 @@ def run(config: HindsightConfig) -> None:
     of a good one is written to ``evaluation.json``.
     """
     sharding.initialize_distributed(config.coordinator, config.num_processes, config.process_id)
+    check_folder(config.output_dir)
     if config.prompts is not None and not frozen_feedback(config, feedback_file(config)):
         return
     if config.pretraining_dataset is None and config.pretraining_weight is None:
