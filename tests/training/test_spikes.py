@@ -60,7 +60,9 @@ def test_the_loop_stops_and_names_the_records(tmp_path):
                 spikes=LossSpikes(8.0),
             )
 
-    with pytest.raises(TrainingError, match=r"step 25: the loss .* \(--loss-spike 8\); records \[384, 385\]"):
+    with pytest.raises(
+        TrainingError, match=r"step 25: the loss .* \(--loss-spike 8\); records \[384, 385\], counted from 0"
+    ):
         run(40)
     losses = [row["loss"] for row in map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())]
     assert read_losses(tmp_path / "m.jsonl", 20) == losses[:20]
