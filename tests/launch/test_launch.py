@@ -25,20 +25,25 @@ GIVEN = {"MODEL": "models/start", "DATASET": "pairs of 2026.jsonl", "OUTPUT_DIR"
 
 @pytest.fixture
 def shell(tmp_path):
-    """Run a script; returns what ``jaxalign``, ``gcloud`` and ``srun`` were called with."""
+    """Run a script; returns what ``jaxalign``, ``gcloud`` and ``srun`` were called with.
+
+    ``jaxalign`` is in the environment ``~/venv`` and nowhere else; a call that copies an archive ends with its names.
+    """
     log = tmp_path / "calls"
     program = f"""#!{sys.executable}
-import json, os, pathlib, subprocess, sys
+import json, os, pathlib, subprocess, sys, tarfile
+call = [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]
+packed = [tarfile.open(name).getnames() for name in call if pathlib.Path(name).is_file() and name.endswith(".tar.gz")]
 with open({str(log)!r}, "a") as log:
-    log.write(json.dumps([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]) + "\\n")
+    log.write(json.dumps(call + packed) + "\\n")
 if sys.argv[0].endswith("srun"):
     subprocess.run(sys.argv[2:], check=True)
 if sys.argv[0].endswith("jaxalign") and "STOPPED" not in os.environ:
     pathlib.Path("{GIVEN["OUTPUT_DIR"]}", "final").mkdir(parents=True, exist_ok=True)
 """
-    for name in ("jaxalign", "gcloud", "srun"):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
+    for name in ("venv/bin/jaxalign", "bin/gcloud", "bin/srun"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(program)
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
 
@@ -61,7 +66,7 @@ def config_of(call) -> DPOConfig:
     return config
 
 
-def test_tpu_vm(shell):
+def test_tpu_vm(shell, tmp_path):
     script = LAUNCH / "tpu_vm.sh"
     here = {"TPU": "my-slice", "ZONE": "us-central1-a"}
     (call,) = shell(script, "run", **here)
@@ -69,23 +74,34 @@ def test_tpu_vm(shell):
         "gcloud", "compute", "tpus", "tpu-vm", "ssh", "my-slice", "--zone=us-central1-a", "--worker=all",
     ]  # fmt: skip
     command = call[8].removeprefix("--command=")
-    # As a host runs it, but in front and without the installed environment.
-    foreground = command.replace("PATH=~/venv/bin:$PATH ", "").replace(" &", "").replace("setsid nohup ", "")
+    # As a host runs it, but in front.
+    foreground = command.replace(" &", "").replace("setsid nohup ", "")
     assert foreground.count("< /dev/null") == 1
     config_of(shell("bash", "-ec", foreground)[0])
+    for stays in (".git/HEAD", ".venv/bin/python", "runs/dpo/metrics.jsonl", "models/start/config.json"):
+        (tmp_path / stays).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / stays).touch()
+    for goes in ("pyproject.toml", "jaxalign/models/__init__.py"):
+        (tmp_path / goes).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / goes).touch()
     copied, installed = shell(script, "install", **here)
-    assert copied[4:6] == ["scp", "--recurse"]
-    assert "jaxalign[tpu]" in installed[-1]
+    assert copied[4] == "scp"
+    assert {"./pyproject.toml", "./jaxalign/models/__init__.py"} <= set(copied[-1])
+    assert not {name for name in copied[-1] if name.split("/")[1:2] in ([".git"], [".venv"], ["runs"], ["models"])}
+    subprocess.run(["bash", "-n", "-c", installed[-1].removeprefix("--command=")], check=True)
+    assert "$HOME/jaxalign[tpu]" in installed[-1]
     assert "--worker=0" in shell(script, "watch", **here)[0]
     assert "pkill -TERM" in shell(script, "stop", **here)[0][-1]
     with pytest.raises(subprocess.CalledProcessError):
         subprocess.run([script, "run"], env={"PATH": os.environ["PATH"]}, check=True, capture_output=True)
 
 
-def test_slurm(shell, monkeypatch):
+def test_slurm(shell, monkeypatch, tmp_path):
     script = LAUNCH / "slurm.sbatch"
     srun, call = shell("bash", script)
     assert srun[0] == "srun"
+    (tmp_path / "venv").rename(tmp_path / "own")
+    assert shell("bash", script, VENV=str(tmp_path / "own"))[1] == call
     deadline = config_of(call).stop_deadline
     asked = dict(
         line.removeprefix("#SBATCH --").split("=", 1)
@@ -109,7 +125,7 @@ def test_slurm(shell, monkeypatch):
     assert _distributed._gpus_of_the_node() == list(range(8))
 
 
-def test_gke(shell, monkeypatch):
+def test_gke(shell, monkeypatch, tmp_path):
     job = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (replicated,) = job["spec"]["replicatedJobs"]
@@ -128,9 +144,10 @@ def test_gke(shell, monkeypatch):
     assert values.keys() == GIVEN.keys()
     assert all(any(value.startswith(mount) for mount in mounts) for value in values.values())
     assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    image = {"PATH": f"{tmp_path / 'venv' / 'bin'}:/usr/bin:/bin"}  # in which jaxalign is installed
     with pytest.raises(subprocess.CalledProcessError):  # a run that a signal stopped has not completed the job
-        shell(*container["command"], STOPPED="1")
-    assert config_of(shell(*container["command"])[0]).stop_deadline < grace
+        shell(*container["command"], STOPPED="1", **image)
+    assert config_of(shell(*container["command"], **image)[0]).stop_deadline < grace
     # What GKE then sets in the third pod.
     name = f"{job['metadata']['name']}-{replicated['name']}-0"
     hosts = [f"{name}-{index}.{job['metadata']['name']}" for index in range(spec["parallelism"])]
