@@ -204,7 +204,8 @@ def run_pipeline(
     def ppo(folder: Path, report: Report) -> None:
         train_ppo(
             task.config, task.start, assets.training, reward[0], PPO("learned", comparison.target_kl), study,
-            task.tokenizer, seed=seed, evaluate=judge, report=report, directory=folder,
+            task.tokenizer, seed=seed, evaluate=judge, evaluate_every=study.rlhf.measure_every, report=report,
+            directory=folder,
         )  # fmt: skip
 
     train = {"DPO": dpo, "CoH": hindsight, "reward model": reward_model, "PPO": ppo}

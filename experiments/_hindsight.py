@@ -4,7 +4,7 @@
 (``experiments._hindsight_tasks``) and write the report.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ __all__ = [
     "METHODS",
     "RLHF_ROW",
     "Method",
+    "RLHFRuns",
     "Scale",
     "Training",
     "asked_prompts",
@@ -112,6 +113,18 @@ class Scale:
     def inputs(self) -> dict[str, str]:
         """What of it decides a stage: rounding, where it is another than float32's."""
         return {} if self.dtype == "float32" else {"dtype": self.dtype}
+
+
+@dataclass(frozen=True)
+class RLHFRuns:
+    """How the RLHF of a task is run, whatever its reward model learns from."""
+
+    inputs: Mapping[str, Any]
+    """What decides it, beside the task's inputs and the seed."""
+    policy: Callable[..., Params]
+    """``(seed, report, directory) -> parameters``, all by keyword; ``directory`` is where checkpoints go, if any."""
+    in_words: str
+    """Its numbers, for a report."""
 
 
 def chains_of(

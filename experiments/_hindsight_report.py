@@ -9,9 +9,9 @@ import numpy as np
 from rich.console import Console
 
 from experiments._hindsight import BASE
-from experiments._hindsight_result import COH, write_result
+from experiments._hindsight_result import COH, claims_of, write_result
 from experiments._hindsight_tasks import Measured, Task, numbers
-from experiments._results import difference_over_seeds, verdict
+from experiments._results import Claim
 from jaxalign import evaluation
 from jaxalign.evaluation import Interval
 
@@ -32,13 +32,15 @@ def write(
     name: str,
     title: str,
     seconds: float,
+    remarks: Sequence[str] = (),
     console: Console,
 ) -> dict[str, Any]:
     """Write ``report.md``, ``table.csv``, ``results.json``, ``result.json`` and, with matplotlib, the figure; returns
-    the numbers."""
+    the numbers. ``remarks`` are what a reader has to know besides."""
     output.mkdir(parents=True, exist_ok=True)
     rows = [_row(method, found, task.decimals) for method, found in results.items()]
-    differences = _differences(results)
+    claims = claims_of(task, table, results)
+    differences = _differences(results, claims)
     control = _control(results)
     copied = _copied(results)
     lines = [
@@ -46,6 +48,7 @@ def write(
         f"Preset `{name}`: {len(table.seeds)} training seed{'s' * (len(table.seeds) > 1)}, {table.training.steps} "
         f"updates of {table.training.outputs} outputs each, {len(task.records)} records with feedback, "
         f"{len(results[BASE][0]['score'])} held-out items.", "",
+        *(part for remark in remarks for part in (remark, "")),
         f"Score: {task.score}. Intervals are 95 % bootstrap intervals over held-out items, a model's seeds averaged; "
         "\"seeds\" are the lowest and highest mean of a seed; nats a token are the first seed's. SFT-U's alpha is .5, "
         "not searched for.", "",
@@ -72,7 +75,7 @@ def write(
     figure = _draw(output, task, results)
     pairwise = write_result(
         output, task, table, results, experiment=experiment, name=name, title=title, seconds=seconds, rows=rows,
-        figure=figure,
+        claims=list(claims.values()), remarks=remarks, figure=figure,
     )  # fmt: skip
     if pairwise:
         lines += [
@@ -116,24 +119,19 @@ def _row(method: str, rows: Sequence[Measured], decimals: int) -> dict[str, obje
     return found
 
 
-def _differences(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, Any]]:
+def _differences(results: Mapping[str, Sequence[Measured]], claims: Mapping[str, Claim]) -> list[dict[str, Any]]:
     """CoH against every other row; whether the order holds is what the claims say."""
-    if COH not in results:
-        return []
     means = {method: [float(np.mean(row["score"])) for row in rows] for method, rows in results.items()}
     found = []
-    for method, rows in results.items():
-        if method == COH:
-            continue
-        difference, by_seed = difference_over_seeds(*([row["score"] for row in own] for own in (results[COH], rows)))
+    for method, claim in claims.items():
         above, below = min(means[COH]) > max(means[method]), max(means[COH]) < min(means[method])
         seeds = "all above" if above else "all below" if below else "mixed"
         found.append(
             {
                 "CoH minus": method,
-                "difference": difference,
+                "difference": claim.found,
                 "CoH's seeds": seeds,
-                "the order": verdict(difference, by_seed),
+                "the order": claim.verdict,
             }
         )
     return found
@@ -157,7 +155,8 @@ def _reading(differences: Sequence[Mapping[str, Any]]) -> str:
         "Read off the table: "
         + "; ".join(parts)
         + ". Intervals are over items and training seeds; an order counts as shown only if, besides, the difference is "
-        "on one side in every seed, of which there must be two. So many comparisons have no joint guarantee."
+        "on one side in every seed, of which every trained row must have two. So many comparisons have no joint "
+        "guarantee."
     )
 
 

@@ -11,9 +11,26 @@ from experiments._hindsight_tasks import Measured, Task
 from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
 from jaxalign import evaluation
 
-__all__ = ["COH", "write_result"]
+__all__ = ["COH", "claims_of", "write_result"]
 
 COH = "CoH"
+
+
+def claims_of(task: Task, table: Any, results: Mapping[str, Sequence[Measured]]) -> dict[str, Claim]:
+    """Row -> that CoH is above it; one training seed of a row, unlike one base, decides nothing."""
+    scores = {method: [row["score"] for row in found] for method, found in results.items()}
+    spent = table.training.steps * table.training.outputs
+    found = {}
+    for method in [method for method in scores if method != COH] if COH in scores else []:
+        difference, by_seed = difference_over_seeds(scores[COH], scores[method])
+        alone = [name for name in (COH, method) if name != BASE and len(scores[name]) == 1]
+        found[method] = Claim(
+            claim=f"CoH is above {method}", source=task.paper.source if method in task.paper.scores else "",
+            statistic=f"{task.unit}, CoH minus {method}; over items and seeds", found=difference, by_seed=by_seed,
+            why=f"{spent} outputs in all, for CoH half of them the worse ones" if difference.estimate < 0 else "",
+            undecidable=f"one training seed of {' and of '.join(alone)}" if alone else "",
+        )  # fmt: skip
+    return found
 
 
 def write_result(
@@ -27,6 +44,8 @@ def write_result(
     title: str,
     seconds: float,
     rows: Sequence[Mapping[str, object]],
+    claims: Sequence[Claim],
+    remarks: Sequence[str],
     figure: str | None,
 ) -> list[dict[str, object]]:
     """``result.json``; where there are axes ``verdicts.jsonl``, ``pairs.jsonl`` and ``pairwise.{md,tex,csv}``, the rows
@@ -43,18 +62,6 @@ def write_result(
         )
         evaluation.save_table(pairwise, output / "pairwise", caption=f"{caption}.")
         tables.append(Table(of=task.paper.pairwise, caption=caption, rows=pairwise))
-    scores = {method: [row["score"] for row in found] for method, found in results.items()}
-    claims = []
-    spent = table.training.steps * table.training.outputs
-    for method in [method for method in scores if method != COH] if COH in scores else []:
-        found, by_seed = difference_over_seeds(scores[COH], scores[method])
-        claims.append(
-            Claim(
-                claim=f"CoH is above {method}", source=task.paper.source if method in task.paper.scores else "",
-                statistic=f"{task.unit}, CoH minus {method}; over items and seeds", found=found, by_seed=by_seed,
-                why=f"{spent} outputs in all, for CoH half of them the worse ones" if found.estimate < 0 else "",
-            )
-        )  # fmt: skip
     values = [
         Value(
             what=f"{task.unit}, {method}; over items", paper=task.paper.scores.get(method, ""), seeds=len(found),
@@ -73,7 +80,7 @@ def write_result(
             setting=f"{task.setting}; {len(task.records)} records with feedback, {table.training.steps} updates of "
             f"{table.training.outputs} outputs; {len(results[BASE][0]['score'])} held-out items.",
             judges={"score": task.score, **judges}, seeds=len(table.seeds), seconds=seconds, values=values,
-            claims=claims, tables=tables,
+            claims=claims, tables=tables, remarks=remarks,
             figures=[Figure(of=task.paper.source, caption=f"{title}: {task.score}", file=figure)] if figure else [],
         ),
     )  # fmt: skip

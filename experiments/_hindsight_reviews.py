@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import numpy as np
 
+from experiments._hindsight import RLHFRuns
 from experiments._hindsight_tasks import Axis, Measured, Published, forgetting, text_windows
 from experiments._sentiment import Study
 from experiments._sentiment_rlhf import PPO, train_ppo
@@ -109,14 +110,21 @@ class ReviewsTask:
         _, texts = self._sample(params, asked, seed, report)
         return {name: self._by_prefix(self._rated(name, texts)) for name in ("reward", "judge")}
 
-    def rlhf(self, *, seed: int, report: Report) -> Params:
+    @property
+    def rlhf(self) -> RLHFRuns:
         """PPO against the reward model that was learnt of the same samples (and more of them)."""
-        assert self.assets.reward is not None
-        target = self.study.rlhf.seeds_at
-        return train_ppo(
-            self.config, self.start, self.assets.training, self.assets.reward, PPO("learned", target), self.study,
-            self.tokenizer, seed=self.study.seed + seed, report=report,
-        )[0]  # fmt: skip
+        settings = self.study.rlhf
+
+        def policy(*, seed: int, report: Report, directory: Path) -> Params:
+            assert self.assets.reward is not None
+            return train_ppo(
+                self.config, self.start, self.assets.training, self.assets.reward, PPO("learned", settings.seeds_at),
+                self.study, self.tokenizer, seed=self.study.seed + seed, report=report,
+                directory=directory if settings.scale.checkpoints else None,
+            )[0]  # fmt: skip
+
+        inputs = settings.inputs | {"frozen_layers": self.study.frozen_layers}
+        return RLHFRuns(inputs, policy, settings.in_words(settings.seeds_at))
 
     def _asked(self, prompts: FeedbackPrompts, polarity: Polarity, held: Sequence[Prompt]) -> list[list[int]]:
         before = prompts.tokens(REQUEST, polarity)

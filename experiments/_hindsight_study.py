@@ -1,6 +1,5 @@
 """A table of Chain of Hindsight: every method trained with every seed, measured, kept, reported."""
 
-from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -9,7 +8,7 @@ from rich.console import Console
 
 from experiments import _hindsight_report as report_files
 from experiments._command import FirstBatch
-from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training, chains_of, train, with_trunk
+from experiments._hindsight import BASE, METHODS, RLHF_ROW, RLHFRuns, Scale, Training, chains_of, train, with_trunk
 from experiments._hindsight_tasks import Measured, Task
 from experiments._stages import JSON, Report, Stages, digest
 from jaxalign import data, models
@@ -28,6 +27,8 @@ class Table:
     """Rows that are trained; Base is always there."""
     seeds: tuple[int, ...] = (0,)
     """Training seeds: order, templates, what is forgotten, samples."""
+    rlhf_seeds: tuple[int, ...] = ()
+    """Seeds of the RLHF row; none, no such row."""
     training: Training = field(default_factory=Training)
     """One run's numbers."""
     scale: Scale = field(default_factory=Scale)
@@ -39,11 +40,14 @@ class Table:
                 raise InputError(f"--methods: there is no method {name!r}; there are: {', '.join(METHODS)}")
         if not self.seeds or len(set(self.seeds)) < len(self.seeds):
             raise InputError("--seeds: name at least one, each once")
+        if len(set(self.rlhf_seeds)) < len(self.rlhf_seeds):
+            raise InputError("--rlhf-seeds: name each once")
 
 
 def run_table(
     task: Task,
     table: Table,
+    rlhf: RLHFRuns,
     stages: Stages,
     output: Path,
     *,
@@ -51,24 +55,19 @@ def run_table(
     name: str,
     title: str,
     console: Console,
-    rlhf: Callable[..., Params] | None = None,
-    rlhf_inputs: Any = None,
-    rlhf_seeds: Sequence[int] = (),
 ) -> dict[str, Any]:
     """All runs, then the report; returns what it says, as numbers.
 
     Args:
       task: what is trained on and measured.
       table: the rows.
+      rlhf: the RLHF row's runs, where it has seeds.
       stages: where finished runs are kept.
       output: where the report goes.
       experiment: the module's name.
       name: of the preset.
       title: of the report.
       console: where progress is printed.
-      rlhf: ``(seed, report) -> parameters`` of the RLHF row; None = no such row.
-      rlhf_inputs: what decides it, beside the task's inputs and the seed.
-      rlhf_seeds: its seeds.
     """
     known: dict[str, Any] = dict(task.inputs) | {"records": digest([dict(record) for record in task.records])}
     words = data.load_templates(task.templates).fingerprint()
@@ -110,18 +109,19 @@ def run_table(
             results.setdefault(method_name, []).append(row)
             if kept:
                 _link(output / "model", stages.folder(label, inputs) / "model")
-    for seed in rlhf_seeds if rlhf is not None else ():
+    for seed in table.rlhf_seeds:
+        label, inputs = f"rlhf-seed-{seed}", known | {"seed": seed, "rlhf": dict(rlhf.inputs)}
+        directory = output / "runs" / stages.folder(label, inputs).name
 
-        def compute_rlhf(report: Report, seed: int = seed) -> Measured:
-            assert rlhf is not None
-            first = seed == rlhf_seeds[0]
-            return task.measure(rlhf(seed=seed, report=report), None, seed=seed, report=report, details=first)
+        def compute_rlhf(report: Report, seed: int = seed, directory: Path = directory) -> Measured:
+            policy = rlhf.policy(seed=seed, report=report, directory=directory)
+            first = seed == table.rlhf_seeds[0]
+            return task.measure(policy, None, seed=seed, report=report, details=first)
 
-        row = stages.stage(f"rlhf-seed-{seed}", known | {"seed": seed, "rlhf": rlhf_inputs}, compute_rlhf, *JSON)
-        results.setdefault(RLHF_ROW, []).append(row)
+        results.setdefault(RLHF_ROW, []).append(stages.stage(label, inputs, compute_rlhf, *JSON))
     return report_files.write(
         output, task, table, results, experiment=experiment, name=name, title=title, seconds=stages.seconds,
-        console=console,
+        remarks=[f"{RLHF_ROW}: {rlhf.in_words}."] if table.rlhf_seeds else [], console=console,
     )  # fmt: skip
 
 

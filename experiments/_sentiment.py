@@ -123,6 +123,10 @@ class Study:
     """Preferred-FT runs; it has no hyper-parameter, so several seeds stand where others have several settings."""
     unlikelihood_alphas: tuple[float, ...] = ()
     """Unlikelihood runs."""
+    unlikelihood_seeds: tuple[int, ...] = (0,)
+    """Seeds of the run at ``unlikelihood_seeds_at``; the other alphas have the first alone."""
+    unlikelihood_seeds_at: float = 1.0
+    """The alpha that is run with every seed: the one that does best where one seed of each was seen (mini)."""
     best_of_n: int = 4
     """Largest N of Best-of-N."""
     compare_at: tuple[float, ...] = ()
@@ -387,7 +391,9 @@ def measure(
     )
 
 
-def shared_activations(config: ModelConfig, params: Params, examples: Sequence[Example], study: Study) -> list[Example]:
+def shared_activations(
+    config: ModelConfig, params: Params, examples: Sequence[Example], study: Study, *, report: Report
+) -> list[Example]:
     """Examples that carry what no run changes: the frozen layers' activations and the reference's log-probs."""
     from jaxalign import sharding
 
@@ -395,7 +401,11 @@ def shared_activations(config: ModelConfig, params: Params, examples: Sequence[E
     split, trainable, base = models.freeze(config, params, study.frozen_layers)
     found = list(examples)
     if study.frozen_layers:
-        found = recipes.attach_trunk(split, base, found, mesh=mesh, batch_size=study.prompts_per_step)
+        found = recipes.attach_trunk(
+            split, base, found, mesh=mesh, batch_size=study.prompts_per_step,
+            on_progress=lambda done, total: report(done, total, "examples through the frozen layers, for all runs"),
+        )  # fmt: skip
     return recipes.attach_reference_log_probs(
-        split, base, trainable, found, temperature=study.temperature, mesh=mesh, batch_size=study.prompts_per_step
-    )
+        split, base, trainable, found, temperature=study.temperature, mesh=mesh, batch_size=study.prompts_per_step,
+        on_progress=lambda done, total: report(done, total, "examples through the reference, for all runs"),
+    )  # fmt: skip

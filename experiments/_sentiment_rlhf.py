@@ -18,25 +18,15 @@ from jaxalign.recipes import FitConfig, PPOFitConfig, RewardObjective
 from jaxalign.sampling import TextReward
 from jaxalign.training import OptimizerConfig
 
-__all__ = ["PPO", "RLHF", "load_reward", "save_reward", "train_ppo", "train_reward"]
+__all__ = ["PPO", "RLHF", "RewardAndPPO", "load_reward", "save_reward", "train_ppo", "train_reward"]
 
 Params = Any
 
 
 @dataclass(frozen=True, kw_only=True)
-class RLHF:
-    """The numbers of reward modelling and PPO; no targets, no RLHF."""
+class RewardAndPPO:
+    """The numbers of one run: reward modelling, then PPO, whatever KL it is held at."""
 
-    targets: tuple[float, ...] = ()
-    """KLs (nats a response) that PPO and PPO-GT are run for."""
-    seeds: tuple[int, ...] = (0,)
-    """Seeds of the PPO run at ``seeds_at``; the other targets have the first alone."""
-    true_seeds: tuple[int, ...] = (0,)
-    """The same of PPO-GT, which raises the true reward."""
-    seeds_at: float = 6.0
-    """The target that is run with every seed."""
-    reward_extra_prompts: int = 0
-    """Further prefixes whose samples only the reward model learns from: it needs more than DPO does."""
     reward_steps: int = 200
     """Updates of the reward model; the one of best held-out accuracy is kept."""
     reward_prompts_per_step: int = 32
@@ -55,14 +45,12 @@ class RLHF:
     """Optimizer steps of a pass."""
     learning_rate: float = 3e-4
     """Of Adam, for policy and critic."""
-    points: int = 4
-    """Measurements along a run, the last at its end."""
     kl_coefficient: float = 0.3
     """Where the adaptive coefficient starts."""
     kl_horizon: float = 320.0
     """Episodes over which it changes by a fifth."""
     scale: Scale = field(default_factory=Scale)
-    """How both are computed; checkpoints are the experiment's affair."""
+    """How both are computed; the sentiment study's own runs keep no checkpoints."""
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -70,6 +58,36 @@ class RLHF:
         values = asdict(self)
         del values["scale"]
         return values | self.scale.inputs
+
+    def in_words(self, target_kl: float) -> str:
+        """A run that is held at ``target_kl``, for a report."""
+        return (
+            f"a reward model after {self.reward_steps} updates of {self.reward_prompts_per_step} prompts each, then "
+            f"{self.updates} updates of PPO with {self.episodes} responses each, held at {target_kl:g} nats a response"
+        )
+
+
+@dataclass(frozen=True, kw_only=True)
+class RLHF(RewardAndPPO):
+    """The study's runs; no targets, no RLHF."""
+
+    targets: tuple[float, ...] = ()
+    """KLs (nats a response) that PPO and PPO-GT are run for."""
+    seeds: tuple[int, ...] = (0,)
+    """Seeds of the PPO run at ``seeds_at``; the other targets have the first alone."""
+    true_seeds: tuple[int, ...] = (0,)
+    """The same of PPO-GT, which raises the true reward."""
+    seeds_at: float = 6.0
+    """The target that is run with every seed."""
+    reward_extra_prompts: int = 0
+    """Further prefixes whose samples only the reward model learns from: it needs more than DPO does."""
+    points: int = 4
+    """Measurements along a run, the last at its end."""
+
+    @property
+    def measure_every(self) -> int:
+        """Updates between measurements."""
+        return max(1, -(-self.updates // self.points))
 
 
 @dataclass(frozen=True)
@@ -92,10 +110,10 @@ def train_reward(
 ) -> tuple[RewardModel, evaluation.Calibration]:
     """A reward model initialised from the start model, and what it knows of preferences it has not seen.
 
-    The last ``reward_held_out`` of the prefixes are held out, with all their samples. Its mean on demonstrations is 0.
-    ``directory``: where its metrics and checkpoints go, if any.
+    The last ``reward_held_out`` of the prefixes are held out, with all their samples. Its mean on demonstrations (of
+    preferences: on the answers that no other beats) is 0. ``directory``: where its metrics and checkpoints go, if any.
     """
-    settings: RLHF = study.rlhf
+    settings: RewardAndPPO = study.rlhf
     held = max(1, round(len(examples) * settings.reward_held_out))
     scored, tree = models.add_score_head(config, params, jax.random.key(study.seed))
     fit = FitConfig(
@@ -153,14 +171,16 @@ def train_ppo(
     seed: int,
     reference: Params | None = None,
     evaluate: Callable[[int, Params], None] | None = None,
+    evaluate_every: int = 0,
     directory: Path | None = None,
     report: Report,
 ) -> tuple[Params, dict[str, float]]:
     """One PPO run held at ``method.target_kl`` from ``reference`` (None: ``params``); the policy and its metrics.
 
-    ``directory``: where its metrics and checkpoints go, if any.
+    ``evaluate`` is called with (update, policy) every ``evaluate_every`` updates and after the last. ``directory``:
+    where metrics and checkpoints go, if any.
     """
-    settings: RLHF = study.rlhf
+    settings: RewardAndPPO = study.rlhf
     ppo = PPOFitConfig(
         max_steps=settings.updates,
         batch_size=settings.episodes,
@@ -194,8 +214,8 @@ def train_ppo(
         decode=tokenizer.decode,
         stop_tokens=[token for token in (tokenizer.eos_token_id,) if token is not None],
         reference=reference,
-        evaluate=evaluate_after,
-        evaluate_every=max(1, -(-settings.updates // settings.points)),
+        evaluate=None if evaluate is None else evaluate_after,
+        evaluate_every=evaluate_every,
         directory=directory,
         report=report,
     )

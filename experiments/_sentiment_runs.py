@@ -66,8 +66,9 @@ def methods(study: Study) -> list[Method]:
         found += pairwise(DPO, f"beta {beta:g}", seeds, loss=("sigmoid",), beta=beta)
     found += pairwise("Preferred-FT", "", study.preferred_ft_seeds, repeats=False, loss=("preferred_ft",))
     for alpha in study.unlikelihood_alphas:
+        seeds = study.unlikelihood_seeds if alpha == study.unlikelihood_seeds_at else study.unlikelihood_seeds[:1]
         setting = f"alpha {alpha:g}"
-        found += pairwise("Unlikelihood", setting, (0,), loss=("unlikelihood",), unlikelihood_weight=alpha)
+        found += pairwise("Unlikelihood", setting, seeds, loss=("unlikelihood",), unlikelihood_weight=alpha)
     rewards: tuple[tuple[str, Literal["learned", "true"], Sequence[int]], ...] = (
         ("PPO", "learned", study.rlhf.seeds),
         ("PPO-GT", "true", study.rlhf.true_seeds),
@@ -139,7 +140,7 @@ def run_methods(
     pairs = {False: assets.examples}
     if any(method.name == OTHER_PAIRS for method in runs):
         pairs[True] = other_preferences(study, stages, assets)
-    prepared = _Prepared(study, assets, pairs, console)
+    prepared = _Prepared(study, assets, pairs)
     swept = {id(seeded(runs, name)[0]) for name in SWEPT if seeded(runs, name) and study.sweep.temperatures}
     results = {}
     for method in runs:
@@ -169,15 +170,14 @@ def run_methods(
 class _Prepared:
     """Pairs with the frozen layers' activations and the reference's log-probs: computed once, if a run is missing."""
 
-    def __init__(self, study: Study, assets: Assets, pairs: Mapping[bool, Sequence[Example]], console: Console) -> None:
-        self._study, self._assets, self._pairs, self._console = study, assets, pairs, console
+    def __init__(self, study: Study, assets: Assets, pairs: Mapping[bool, Sequence[Example]]) -> None:
+        self._study, self._assets, self._pairs = study, assets, pairs
         self._found: dict[bool, list[Example]] = {}
 
-    def examples(self, *, other: bool) -> list[Example]:
+    def examples(self, report: Report, *, other: bool) -> list[Example]:
         if other not in self._found:
-            self._console.print("activations of the frozen layers and reference log-probs, once for all runs")
             config, start = self._assets.config, self._assets.start
-            self._found[other] = shared_activations(config, start, self._pairs[other], self._study)
+            self._found[other] = shared_activations(config, start, self._pairs[other], self._study, report=report)
         return self._found[other]
 
 
@@ -202,11 +202,11 @@ def _train(
         assert reward is not None
         final, last = train_ppo(
             config, start, assets.training, reward, objective, study, tokenizer, seed=method.seed, evaluate=evaluate,
-            report=report,
+            evaluate_every=study.rlhf.measure_every, report=report,
         )  # fmt: skip
         console.print(_ppo_line(method, last), highlight=False, markup=False)
     else:
-        examples = prepared.examples(other=method.name == OTHER_PAIRS)
+        examples = prepared.examples(report, other=method.name == OTHER_PAIRS)
         final = train(config, start, examples, method, study, evaluate=evaluate, report=report)
     return [dataclasses.asdict(point) for point in points], final
 

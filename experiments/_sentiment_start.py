@@ -138,7 +138,10 @@ TRAINING = ("frozen_layers", "steps", "prompts_per_step", "learning_rate", "warm
 
 def _study_inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any]:
     """What decides a stage's result: the study without the lists of runs, so that adding one keeps the others."""
-    runs = ("dpo_betas", "dpo_seeds", "dpo_seeds_at", "preferred_ft_seeds", "unlikelihood_alphas")
+    runs = (
+        "dpo_betas", "dpo_seeds", "dpo_seeds_at", "preferred_ft_seeds", "unlikelihood_alphas", "unlikelihood_seeds",
+        "unlikelihood_seeds_at",
+    )  # fmt: skip
     apart = (*runs, "compare_at", "rlhf", "sweep", "ablations", *without)
     return {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
 

@@ -34,6 +34,7 @@ from experiments._hindsight_study import first_batch as batch_of
 from experiments._sentiment import Study
 from experiments._sentiment_rlhf import RLHF
 from experiments._stages import Stages
+from jaxalign.errors import InputError
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -42,14 +43,18 @@ class SentimentTable(Table):
 
     study: Study
     """The sentiment study whose start model, openings, raters and reward model these are."""
-    rlhf_seeds: tuple[int, ...] = (0, 1, 2)
-    """Seeds of the RLHF row; none, no such row. One costs as much as four of the others."""
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rlhf_seeds and not self.study.rlhf.targets:
+            raise InputError("--rlhf-seeds: without --study.rlhf.targets there is no RLHF")
 
 
 PRESETS = {
     "mini": SentimentTable(
         methods=tuple(name for name in METHODS if name != "SFT on all"),
         seeds=(0, 1, 2),
+        rlhf_seeds=(0, 1, 2),
         training=Training(
             steps=20, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
             pretraining_batch_size=4,
@@ -72,6 +77,7 @@ PRESETS = {
     "gpu": SentimentTable(
         methods=tuple(name for name in METHODS if name != "SFT on all"),
         seeds=(0, 1, 2),
+        rlhf_seeds=(0, 1, 2),
         training=Training(
             steps=150, outputs=64, learning_rate=5e-5, warmup_steps=15, max_length=192, pretraining_batch_size=64,
             pretraining_length=128,
@@ -98,16 +104,11 @@ PRESETS = {
 def run(table: SentimentTable, output: Path, name: str) -> dict[str, Any]:
     """All stages, then the report."""
     console = Console()
-    study = table.study
-    rlhf = bool(table.rlhf_seeds and study.rlhf.targets)
     stages = Stages(output / "stages", console=console)
-    task = ReviewsTask.load(study, stages, table.training.pretraining_length)
+    task = ReviewsTask.load(table.study, stages, table.training.pretraining_length)
     return run_table(
-        task, table, stages, output, experiment="coh_sentiment", name=name, title="Chain of Hindsight on film reviews",
-        console=console,
-        rlhf=task.rlhf if rlhf else None,
-        rlhf_inputs=study.rlhf.inputs | {"frozen_layers": study.frozen_layers},
-        rlhf_seeds=table.rlhf_seeds,
+        task, table, task.rlhf, stages, output, experiment="coh_sentiment", name=name,
+        title="Chain of Hindsight on film reviews", console=console,
     )  # fmt: skip
 
 

@@ -3,15 +3,16 @@
     python -m experiments.coh_summarization --preset mini --output-dir runs/coh-summarization
         SmolLM2-135M-Instruct and XSum, packaged; the feedback is ROUGE-L against the reference, of the reference and
         two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, 10 to 12
-        minutes.
+        minutes. They leave no time for RLHF, a seed of which costs several of the other rows' (four, in coh_sentiment):
+        --rlhf-seeds 0 1 2 adds that row, whose numbers were not tried out.
     python -m experiments.coh_summarization --preset gpu --output-dir runs/coh-summarization-gpu
-        SmolLM2-360M-Instruct, whole, on all the packaged articles; one GPU, about an hour. It has not been run.
+        SmolLM2-360M-Instruct, whole, on all the packaged articles; one GPU, an hour or two. It has not been run.
     python -m experiments.coh_summarization --preset paper --output-dir runs/coh-summarization-paper
         GPT-J 6B; WebGPT, Anthropic-HH and summarize_from_feedback comparisons, mixed by size, and pile-10k (a sample of
         the paper's Pile) from a hub; a TPU pod slice: nine rows of some 3e20 floating-point operations
-        each, most of them on the pretraining text, a day a row on eight H100. Expected order of ROUGE-L: CoH 27.5,
-        without forgetful mask 26.7, RLHF 25.5 (not a row here), C-SFT 25.4, SFT 24.9, without pretraining term 22.5,
-        base 20.2, SFT-U 19.6.
+        each, most of them on the pretraining text, a day a row on eight H100, and RLHF, some 1e20 (a million episodes,
+        Huang et al. 2024, held at the 6 nats of Ziegler et al. 2019). Expected order of ROUGE-L: CoH 27.5, without
+        forgetful mask 26.7, RLHF 25.5, C-SFT 25.4, SFT 24.9, without pretraining term 22.5, base 20.2, SFT-U 19.6.
         One seed: nothing is decided by it. The updates pass over pile-10k some hundred times: --task.pretraining takes
         another text. Where a hub has a model as pickles alone (GPT-J, at one time), which are refused, --task.model
         takes a folder of safetensors. It has not been run.
@@ -33,6 +34,7 @@ from rich.console import Console
 
 from experiments._command import FirstBatch, command
 from experiments._hindsight import Scale, Training
+from experiments._hindsight_rlhf import RLHFTraining, rlhf_on_comparisons
 from experiments._hindsight_study import Table, run_table
 from experiments._hindsight_study import first_batch as batch_of
 from experiments._hindsight_summaries import Summaries, SummariesTask
@@ -45,6 +47,8 @@ class SummarizationTable(Table):
 
     task: Summaries = field(default_factory=Summaries)
     """Where everything comes from."""
+    rlhf: RLHFTraining = field(default_factory=RLHFTraining)
+    """The RLHF row's numbers: a reward model of the same records, and PPO; layers, lengths as in ``training``."""
 
 
 PRESETS = {
@@ -54,30 +58,46 @@ PRESETS = {
         # An instruct model's first wish after the words of feedback is to end the turn: sixteen updates do not unlearn
         # it, and most summaries are empty.
         training=Training(
-            steps=40, outputs=6, learning_rate=5e-4, warmup_steps=4, frozen_layers=24, max_length=160,
+            steps=32, outputs=6, learning_rate=5e-4, warmup_steps=4, frozen_layers=24, max_length=160,
             pretraining_batch_size=2,
+        ),
+        rlhf=RLHFTraining(  # as many outputs as the others in the reward model's updates, half as many sampled
+            target_kl=3.0, reward_steps=20, reward_prompts_per_step=4, reward_learning_rate=3e-4, updates=8,
+            episodes=16, learning_rate=1.5e-4,
         ),
         task=Summaries(document_words=32, max_new_tokens=24),
     ),
     "gpu": SummarizationTable(
         methods=("SFT", "C-SFT", "SFT-U", "CoH", "CoH, no forgetful mask", "CoH, no chain", "CoH, no pretraining term"),
         seeds=(0, 1, 2),
+        rlhf_seeds=(0, 1, 2),
         training=Training(
             steps=150, outputs=64, learning_rate=5e-5, warmup_steps=15, max_length=768, pretraining_batch_size=64,
             pretraining_length=256,
         ),
         scale=Scale(dtype="bfloat16", accumulation=4),
+        rlhf=RLHFTraining(
+            target_kl=3.0, reward_steps=150, reward_prompts_per_step=32, reward_learning_rate=1e-5, updates=60,
+            episodes=256, learning_rate=3e-6, kl_coefficient=0.1,
+            scale=Scale(dtype="bfloat16", accumulation=4, remat="full"),
+        ),
         task=Summaries(
             model="HuggingFaceTB/SmolLM2-360M-Instruct", held_out=200, documents=760, document_words=200,
             samples_per_document=4, max_new_tokens=48, sampling_batch=128,
         ),
     ),
     "paper": SummarizationTable(
+        rlhf_seeds=(0,),
         training=Training(
             steps=4000, outputs=1024, learning_rate=1e-5, warmup_steps=100, max_length=1024,
             pretraining_batch_size=2048, pretraining_length=1024,
         ),
         scale=Scale(dtype="bfloat16", accumulation=64, remat="full", checkpoints=True),
+        rlhf=RLHFTraining(
+            target_kl=6.0, reward_steps=1000, reward_prompts_per_step=256, reward_learning_rate=1e-5, updates=1953,
+            episodes=512, ppo_epochs=4, learning_rate=3e-6, kl_coefficient=0.05, kl_horizon=10_000.0,
+            scale=Scale(dtype="bfloat16", accumulation=8, remat="full", checkpoints=True),
+        ),
         task=Summaries(
             model="EleutherAI/gpt-j-6b",
             feedback=(
@@ -97,9 +117,11 @@ def run(table: SummarizationTable, output: Path, name: str) -> dict[str, Any]:
     """All stages, then the report."""
     console = Console()
     stages = Stages(output / "stages", console=console)
-    task = SummariesTask(table.task, stages, table.training.pretraining_length)
+    training = table.training
+    task = SummariesTask(table.task, stages, training.pretraining_length)
+    rlhf = rlhf_on_comparisons(task, table.rlhf, training.frozen_layers, training.max_length)
     return run_table(
-        task, table, stages, output, experiment="coh_summarization", name=name,
+        task, table, rlhf, stages, output, experiment="coh_summarization", name=name,
         title="Chain of Hindsight on summaries", console=console,
     )  # fmt: skip
 

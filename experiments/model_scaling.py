@@ -31,6 +31,7 @@ from experiments import _results
 from experiments._command import FirstBatch, command
 from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training, train, with_trunk
 from experiments._hindsight_reviews import LEAD
+from experiments._hindsight_rlhf import RLHFTraining
 from experiments._hindsight_summaries import Summaries
 from experiments._hindsight_tasks import Measured
 from experiments._model_sizes import count_parameters
@@ -137,10 +138,10 @@ PRESETS: dict[str, Preset] = {
                 held_out_dataset="CarperAI/openai_summarize_tldr", held_out=1000, max_new_tokens=64,
                 pretraining="NeelNanda/pile-10k", templates="paper",
             ),
-            rlhf=RLHF(
-                seeds_at=6.0, reward_steps=500, reward_prompts_per_step=256, reward_learning_rate=1e-5, updates=1000,
+            rlhf=RLHFTraining(
+                target_kl=6.0, reward_steps=500, reward_prompts_per_step=256, reward_learning_rate=1e-5, updates=1000,
                 episodes=512, ppo_epochs=4, learning_rate=3e-6, kl_coefficient=0.05, kl_horizon=10_000.0,
-                scale=Scale(dtype="bfloat16", accumulation=8, remat="full"),
+                scale=Scale(dtype="bfloat16", accumulation=8, remat="full", checkpoints=True),
             ),
         ),
         training=Training(
@@ -200,10 +201,11 @@ def _run_size(scaling: Scaling, size: str, rung: Rung, stages: Stages, output: P
             inputs = {"method": form, "training": asdict(scaling.training)} | scaling.scale.inputs
             kept(method, seed, inputs, compute)
 
-        def compute_rlhf(report: Report, _: Path, seed: int = seed) -> Measured:
-            return rung.measure(rung.rlhf(seed=seed, report=report), None, seed=seed, report=report)
+        def compute_rlhf(report: Report, directory: Path, seed: int = seed) -> Measured:
+            policy = rung.rlhf.policy(seed=seed, report=report, directory=directory)
+            return rung.measure(policy, None, seed=seed, report=report)
 
-        kept(RLHF_ROW, seed, {"rlhf": dict(rung.inputs)}, compute_rlhf)
+        kept(RLHF_ROW, seed, {"rlhf": dict(rung.rlhf.inputs)}, compute_rlhf)
     return rows
 
 

@@ -100,7 +100,12 @@ def run_export(config: ExportConfig) -> None:
     what = "pairs without a majority" if config.preferences == "majority" else "ties"
     print(
         f"{config.output_dir}: {done.judgements} judgements; {done.records} records on {done.axis}, "
-        f"{done.tied} {what} left out; {', '.join(path.name for path in done.files)}\n"
+        f"{done.tied} {what} left out; {', '.join(path.name for path in done.files)}"
+    )
+    if not done.judgements:
+        print("Nobody has answered yet: the `jaxalign judge serve` that began the study goes on and prints the links")
+        return
+    print(
         f"Tables and figures: jaxalign evaluate --verdicts {config.output_dir / 'verdicts.jsonl'} "
         f"--output-dir {config.output_dir / 'report'}"
     )

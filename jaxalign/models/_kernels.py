@@ -80,7 +80,7 @@ def choose(config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platf
     Raises:
         InputError: ``config.attention`` names a kernel that cannot do this; the message says why.
     """
-    split = "rows of tokens are split over the mesh's sequence axis, where ring attends" if view.sight else None
+    split = "rows of tokens are split by --mesh sequence=N, where ring attends" if view.sight else None
     obstacles = {
         "cudnn": split or _cudnn_obstacle(config, dtype, platform),
         "splash": split or _splash_obstacle(length, view),
@@ -89,7 +89,7 @@ def choose(config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platf
     if config.attention in obstacles:
         obstacle = obstacles[config.attention]
         if obstacle is not None:
-            raise InputError(f"ModelConfig.attention = {config.attention!r}: {obstacle}")
+            raise InputError(f"--attention {config.attention}: {obstacle}")
         return config.attention
     kernel, reason = "xla", f"on {platform}"
     if split:

@@ -22,9 +22,17 @@ __all__ = ["attach_reference_log_probs", "attach_trunk", "example_log_probs", "e
 
 logger = logging.getLogger(__name__)
 
+OnProgress = Callable[[int, int], None]
+
 
 def attach_trunk(
-    config: ModelConfig, base: Params, examples: Sequence[Example], *, mesh: Mesh, batch_size: int
+    config: ModelConfig,
+    base: Params,
+    examples: Sequence[Example],
+    *,
+    mesh: Mesh,
+    batch_size: int,
+    on_progress: OnProgress | None = None,
 ) -> list[Example]:
     """Examples that carry ``trunk``, the frozen stack's activations of their tokens (``[n, D]``, compute dtype).
 
@@ -36,8 +44,11 @@ def attach_trunk(
       examples: the tokenised records.
       mesh: where to compute.
       batch_size: examples computed at a time (all devices together).
+      on_progress: called as ``on_progress(done, total)``, in examples.
     """
-    rows = _map_rows(_trunk, config, {"base": base}, examples, mesh=mesh, batch_size=batch_size)
+    rows = _map_rows(
+        _trunk, config, {"base": base}, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress
+    )
     # Copies: a view would keep the padded batch that it is cut from.
     trunk = [row[: example.count("token")].copy() for row, example in zip(rows, examples, strict=True)]
     return data.with_extras(examples, token={"trunk": trunk})
@@ -52,6 +63,7 @@ def example_log_probs(
     mesh: Mesh | None = None,
     batch_size: int = 16,
     base: Params | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[np.ndarray]:
     """Log-probabilities of every example's targets under a model: a list of ``[m]`` float32 arrays, nats.
 
@@ -62,6 +74,7 @@ def example_log_probs(
       mesh: where to compute; all devices by default.
       batch_size: examples computed at a time (all devices together).
       base: the frozen part.
+      on_progress: called as ``on_progress(done, total)``, in examples.
     """
     mesh = sharding.make_mesh() if mesh is None else mesh
     frozen = {"base": base or {}, "reference": params}
@@ -72,6 +85,7 @@ def example_log_probs(
         examples,
         mesh=mesh,
         batch_size=batch_size,
+        on_progress=on_progress,
     )
     return [row[: example.count("target")] for row, example in zip(rows, examples, strict=True)]
 
@@ -86,6 +100,7 @@ def attach_reference_log_probs(
     mesh: Mesh,
     batch_size: int,
     directory: Path | None = None,
+    on_progress: OnProgress | None = None,
 ) -> list[Example]:
     """Examples that carry ``reference_log_probs`` (``[m]`` float32, nats), the numbers the step would compute.
 
@@ -110,7 +125,14 @@ def attach_reference_log_probs(
             logger.info("reference log-probs: read from %s", path)
             return _with_log_probs(examples, kept)
     rows = example_log_probs(
-        config, reference, examples, temperature=temperature, mesh=mesh, batch_size=batch_size, base=base
+        config,
+        reference,
+        examples,
+        temperature=temperature,
+        mesh=mesh,
+        batch_size=batch_size,
+        base=base,
+        on_progress=on_progress,
     )
     flat = np.concatenate(rows)
     if path is not None and jax.process_index() == 0:
@@ -176,6 +198,7 @@ def _map_rows(
     *,
     mesh: Mesh,
     batch_size: int,
+    on_progress: OnProgress | None = None,
 ) -> list[np.ndarray]:
     """The jitted ``function`` of every example, one a row, in order; the host reads one batch late.
 
@@ -208,9 +231,13 @@ def _map_rows(
             running = sharding.settle(function(config, frozen, training.put_batch(batch, mesh)))
             if waiting is not None:
                 found.extend(read(waiting))
+                if on_progress is not None:
+                    on_progress(len(found), len(examples))
             waiting = running
         if waiting is not None:
             found.extend(read(waiting))
+    if on_progress is not None:
+        on_progress(len(examples), len(examples))
     return found[: len(examples)]
 
 

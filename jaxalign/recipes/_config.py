@@ -98,7 +98,8 @@ class TrainConfig:
     """End the run if a single wait within a step (for its batch, its dispatch, its results) takes more seconds than
     this: a hung collective or callback. None = wait for ever."""
     slow_timeout: float = 1800.0
-    """With ``step_timeout``: the same for the first step, which compiles, for an evaluation and for a save."""
+    """With ``step_timeout``: the same for the first step, which compiles, for an evaluation, a save, reading a
+    checkpoint and writing the final model."""
     loss_spike: float | None = None
     """Stop if the loss is more than this many deviations above the median of the last 64 steps (5 is far out); None =
     never. Nothing of the step is saved."""

@@ -21,6 +21,7 @@ from jaxalign.recipes._handover import taken
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._program import make_program
 from jaxalign.recipes._resume import open_run
+from jaxalign.recipes._shared import run_mesh
 from jaxalign.recipes._split import Split, split_model
 
 __all__ = ["FitResult", "fit"]
@@ -104,7 +105,7 @@ def fit(
       InputError: a setting that does not fit the model, the data or the method.
       TrainingError: a loss or gradient that is not finite.
     """
-    mesh = sharding.parse_mesh(config.mesh)
+    mesh = run_mesh(config)
     model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
     split = split_model(model_config, taken(params), config, mesh)
     objective = make_objective(split.config)

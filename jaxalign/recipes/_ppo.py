@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import jax
+from jax.sharding import Mesh
 
 from jaxalign import sharding, training
 from jaxalign.data import Prompt
@@ -20,9 +21,10 @@ from jaxalign.recipes._ppo_program import make_ppo_program
 from jaxalign.recipes._ppo_update import make_rollout_pass
 from jaxalign.recipes._resume import open_run
 from jaxalign.recipes._rollout import RolloutSource, Texts
+from jaxalign.recipes._shared import run_mesh
 from jaxalign.sampling import TextReward
 
-__all__ = ["PPOResult", "fit_ppo"]
+__all__ = ["PPOResult", "check_rollout", "fit_ppo"]
 
 SHOWN = ("objective/scores", "objective/kl", "objective/kl_coefficient")
 
@@ -40,6 +42,16 @@ class PPOResult:
     interrupted: bool
     lora_config: ModelConfig | None = None
     lora: Params | None = None
+
+
+def check_rollout(config: PPOFitConfig, mesh: Mesh) -> None:
+    """Refuse a ``batch_size`` that does not divide over the mesh; raises ``InputError``."""
+    shards = sharding.data_shards(mesh)
+    if config.batch_size % (config.parts * shards):
+        raise InputError(
+            f"--batch-size: {config.batch_size} episodes do not divide into --minibatches {config.minibatches} x "
+            f"--accumulation {config.accumulation} parts for {shards} devices (--mesh)"
+        )
 
 
 def fit_ppo(
@@ -96,13 +108,8 @@ def fit_ppo(
     """
     if config.overlap_rewards and isinstance(reward, RewardModel):
         raise InputError("--overlap-rewards: a reward model is computed on the devices; there is nothing to overlap")
-    mesh = sharding.parse_mesh(config.mesh)
-    shards = sharding.data_shards(mesh)
-    if config.batch_size % (config.parts * shards):  # before anyone is paid to rate a rollout
-        raise InputError(
-            f"--batch-size: {config.batch_size} episodes do not divide into --minibatches {config.minibatches} x "
-            f"--accumulation {config.accumulation} parts for {shards} devices (--mesh)"
-        )
+    mesh = run_mesh(config)
+    check_rollout(config, mesh)  # before anyone is paid to rate a rollout
     model_config = model_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
     reward_model = reward if isinstance(reward, RewardModel) else None
     actor_critic, trainable, layout, frozen = make_actor_critic(

@@ -1,5 +1,6 @@
 """The checkpoints of a run, and which settings make another run of it."""
 
+import contextlib
 import dataclasses
 import json
 import logging
@@ -7,10 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
 
+from jaxalign.errors import InputError
 from jaxalign.recipes._config import HOW, UNCHECKED, TrainConfig
-from jaxalign.recipes._shared import check_agreement
-from jaxalign.training import Checkpoints, Restored, TrainState, about
+from jaxalign.recipes._shared import check_agreement, on_first_process
+from jaxalign.training import Checkpoints, Restored, TrainState, about, watched
 
 __all__ = ["OF_A_PROCESS", "open_run"]
 
@@ -31,7 +34,8 @@ def open_run(
       like, layout: shapes and shardings of its state.
 
     Raises:
-      InputError: what is there is of a run with another config, or the processes of this one have not the same data.
+      InputError: what is there is of a run with another config, or of one whose checkpoints are lost, or the processes
+        of this one have not the same data.
     """
     check_agreement(identity or {})
     values = {name: value for name, value in dataclasses.asdict(config).items() if name not in OF_A_PROCESS}
@@ -40,10 +44,12 @@ def open_run(
     if config.optimizer.schedule != "constant":
         # The schedule falls over the whole run: with another length every update so far would have been another.
         may_change = UNCHECKED - {"max_steps", "epochs"}
-    checkpoints = Checkpoints(
-        directory / "checkpoints", config=described, keep=config.retention, may_change=tuple(may_change)
-    )
-    restored = checkpoints.restore(like, layout)
+    with watched(config.limits, f"the newest checkpoint in {directory} to be read"):
+        on_first_process(lambda: _check_not_lost(directory), 1)
+        checkpoints = Checkpoints(
+            directory / "checkpoints", config=described, keep=config.retention, may_change=tuple(may_change)
+        )
+        restored = checkpoints.restore(like, layout)
     if jax.process_index() == 0:
         if restored is not None and (changed := _changed(restored.config, described)):
             logger.warning("%s goes on with %s: the same to rounding, not bit for bit", directory, changed)
@@ -51,6 +57,43 @@ def open_run(
         with about(path):
             path.write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
     return checkpoints, restored
+
+
+def _check_not_lost(directory: Path) -> np.ndarray:
+    """Refuse to begin again over the results of a run whose checkpoints are gone. One killed before its first has none.
+
+    A save waits for the one before it: so a run that has no checkpoint yet has come no further than to its second save.
+    """
+    folder, nothing = directory / "checkpoints", np.zeros(1, np.float32)
+    # Also one that is damaged: what can be made of it is said when it is read.
+    if folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir()):
+        return nothing
+    done = _last_step(directory / "metrics.jsonl")
+    first = 2 * _save_every(directory / "config.json") if folder.is_dir() else 0
+    final = (directory / "final").exists()
+    if done <= first and not final:
+        return nothing
+    what = "a final model" if final else f"the metrics of {done} steps"
+    raise InputError(
+        f"{directory}: holds {what} but no checkpoint to go on from, and would be overwritten: bring {folder} back, "
+        "give another --output-dir, or remove final and metrics.jsonl to begin again"
+    )
+
+
+def _last_step(path: Path) -> int:
+    """The step of the last row that is whole."""
+    last = 0
+    for line in path.read_bytes().splitlines() if path.exists() else []:
+        with contextlib.suppress(ValueError):  # cut off by a kill
+            last = max(last, json.loads(line)["step"])
+    return last
+
+
+def _save_every(path: Path) -> int:
+    """How often the run that wrote this config saved; 0 where it wrote none that is whole."""
+    with contextlib.suppress(FileNotFoundError, ValueError):
+        return int(json.loads(path.read_text(encoding="utf-8")).get("save_every", 0))
+    return 0
 
 
 def _changed(before: dict[str, Any], now: dict[str, Any]) -> str:

@@ -20,7 +20,7 @@ from jaxalign.recipes._fit_data import Pretraining
 from jaxalign.recipes._handover import Handover
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._resume import OF_A_PROCESS
-from jaxalign.recipes._shared import check_agreement, check_shared, say
+from jaxalign.recipes._shared import check_agreement, check_folder, check_shared, run_mesh, say
 
 __all__ = [
     "RunData", "Tokenise", "Trained", "join_processes", "load_start", "load_tokenizer", "read_examples", "run_recipe",
@@ -93,7 +93,7 @@ def run_recipe(
     language model makes it ``with_head`` and knows how to ``write`` it.
     """
     join_processes(config)
-    mesh = sharding.parse_mesh(config.mesh)
+    mesh = run_mesh(config)
     training.check_row_count(config.batch_size, mesh, config.accumulation)
     tokenise = load()
     model_config = models.load_config(config.model)
@@ -149,6 +149,7 @@ def load_start(
 def join_processes(config: FolderConfig) -> None:
     """Join the processes of this run, where there are several, and make sure that they share flags and folder."""
     sharding.initialize_distributed(config.coordinator, config.num_processes, config.process_id)
+    check_folder(config.output_dir)
     if jax.process_count() > 1:
         say(f"{jax.process_count()} processes with {jax.device_count()} devices: {jax.devices()[0].device_kind}")
         values = dataclasses.asdict(config)
@@ -161,17 +162,18 @@ def write_final(config: FolderConfig, result: Trained, tokenizer: Any, *, card: 
     if result.interrupted:
         say(f"stopped at step {result.step}; the same command continues from there")
         return
-    final = config.output_dir / "final"
+    final, adapter = config.output_dir / "final", config.output_dir / "adapter"
     save_dtype = config.save_dtype or config.parameter_dtype
-    whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == save_dtype else leaf.astype(save_dtype), result.params)
-    models.save_pretrained(final, result.config.replace(compute_dtype="float32"), whole, tokenizer)
-    write_card(final, config, card)
-    if result.lora is None or result.lora_config is None:
-        say(f"{result.step} steps done; the model is in {final}")
-        return
-    adapter = config.output_dir / "adapter"
-    models.save_adapter(adapter, result.lora_config, result.lora, base_name=config.model)
-    write_card(adapter, config, card)
+    with training.watched(config.limits, f"{final} to be written") as watch:
+        whole = jax.tree.map(lambda leaf: leaf if leaf.dtype == save_dtype else leaf.astype(save_dtype), result.params)
+        models.save_pretrained(final, result.config.replace(compute_dtype="float32"), whole, tokenizer)
+        write_card(final, config, card)
+        if result.lora is None or result.lora_config is None:
+            say(f"{result.step} steps done; the model is in {final}")
+            return
+        watch.wait_for(f"{adapter} to be written", slow=True)
+        models.save_adapter(adapter, result.lora_config, result.lora, base_name=config.model)
+        write_card(adapter, config, card)
     say(f"{result.step} steps done; the model is in {final}, its adapter alone in {adapter}")
 
 

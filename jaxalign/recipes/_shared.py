@@ -9,11 +9,13 @@ from typing import Any
 
 import jax
 import numpy as np
+from jax.sharding import Mesh
 
 from jaxalign import sharding, training
 from jaxalign.errors import InputError
+from jaxalign.recipes._config import TrainConfig
 
-__all__ = ["check_agreement", "check_shared", "on_first_process", "say"]
+__all__ = ["check_agreement", "check_folder", "check_shared", "on_first_process", "run_mesh", "say"]
 
 # Seconds in which a file that one host has written must be seen by the others; network file systems keep lists of what
 # is not there for a while.
@@ -78,6 +80,13 @@ def check_agreement(values: Mapping[str, Any]) -> None:
             )
 
 
+def check_folder(folder: Path) -> None:
+    """Refuse a file where a run's folder is to be, before anything is read; raises ``InputError``."""
+    for place in (folder, *folder.parents):
+        if place.exists() and not place.is_dir():
+            raise InputError(f"--output-dir: {place} is a file, not a folder")
+
+
 def check_shared(folder: Path) -> None:
     """Make sure that all processes see the files that the first one writes into ``folder``; makes it if missing.
 
@@ -105,6 +114,24 @@ def check_shared(folder: Path) -> None:
             f"--output-dir {folder}: process {blind} does not see what process 0 writes there; the folder must be on a "
             "file system that all hosts share (docs/pods.md)"
         )
+
+
+def run_mesh(config: TrainConfig) -> Mesh:
+    """The mesh of a run's devices.
+
+    Raises:
+        InputError: there is no such mesh, or ``config.attention`` names a kernel that cannot attend to rows as it
+            splits them; the kernel itself says so only once the model is loaded.
+    """
+    mesh = sharding.parse_mesh(config.mesh)
+    split = sharding.length_shards(mesh) > 1
+    if split and config.attention in ("cudnn", "splash"):
+        raise InputError(
+            f"--attention {config.attention}: --mesh {config.mesh} splits rows of tokens; there ring attends"
+        )
+    if not split and config.attention == "ring":
+        raise InputError("--attention ring: rows of tokens are whole without --mesh sequence=N")
+    return mesh
 
 
 def _write(marker: Path) -> np.ndarray:

@@ -30,8 +30,9 @@ from jaxalign.recipes._hindsight_collect import frozen_feedback
 from jaxalign.recipes._hindsight_presets import HINDSIGHT_PRESETS
 from jaxalign.recipes._likelihood_margins import likelihood_margins
 from jaxalign.recipes._run import RunData, Tokenise, run_recipe, say, write_final
+from jaxalign.recipes._shared import check_folder
 from jaxalign.recipes._sheet import PeopleAsk
-from jaxalign.training import OptimizerConfig
+from jaxalign.training import OptimizerConfig, watched
 
 __all__ = ["PRESETS", "HindsightConfig", "load", "run"]
 
@@ -178,6 +179,7 @@ def run(config: HindsightConfig) -> None:
     of a good one is written to ``evaluation.json``.
     """
     sharding.initialize_distributed(config.coordinator, config.num_processes, config.process_id)
+    check_folder(config.output_dir)
     if config.prompts is not None and not frozen_feedback(config, feedback_file(config)):
         return
     if config.pretraining_dataset is None and config.pretraining_weight is None:
@@ -191,7 +193,8 @@ def run(config: HindsightConfig) -> None:
         if jax.process_index() == 0:
             prompts.save(config.output_dir / "final", kinds=run_data.examples.text_kinds)
         if config.eval_dataset is not None:
-            _write_evaluation(config, result, prompts)
+            with watched(config.limits, "held-out outputs to be compared"):
+                _write_evaluation(config, result, prompts)
             write_card(config.output_dir / "final", config, card)  # once more, with what was measured
 
     run_recipe(

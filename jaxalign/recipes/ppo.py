@@ -22,10 +22,11 @@ from jaxalign.models import RewardModel
 from jaxalign.recipes._card import Card
 from jaxalign.recipes._config import FolderConfig
 from jaxalign.recipes._handover import Handover
-from jaxalign.recipes._ppo import fit_ppo
+from jaxalign.recipes._ppo import check_rollout, fit_ppo
 from jaxalign.recipes._ppo_config import PPO_PRESETS, PRESET_YIELDS, PPOFitConfig
 from jaxalign.recipes._raters import identity_of, load_text_reward
 from jaxalign.recipes._run import join_processes, load_start, load_tokenizer, same_shape, say, write_final
+from jaxalign.recipes._shared import run_mesh
 from jaxalign.sampling import TextReward
 
 __all__ = ["ALIASES", "PRESETS", "PRESET_YIELDS", "PPOConfig", "load", "run"]
@@ -97,7 +98,8 @@ def load(config: PPOConfig) -> Callable[[Any], list[Prompt]]:
 def run(config: PPOConfig) -> None:
     """Load, train, write ``output_dir/final``. Raises ``InputError`` for what is wrong with the input."""
     join_processes(config)
-    mesh = sharding.parse_mesh(config.mesh)
+    mesh = run_mesh(config)
+    check_rollout(config, mesh)
     tokenise = load(config)
     model_config = models.load_config(config.model)
     if model_config.labels:

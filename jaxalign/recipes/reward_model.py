@@ -31,7 +31,7 @@ from jaxalign.recipes._objective import Params
 from jaxalign.recipes._public import public_dataset
 from jaxalign.recipes._reward import RewardObjective, reward_objective
 from jaxalign.recipes._run import RunData, Tokenise, load_tokenizer, read_examples, run_recipe, say
-from jaxalign.training import OptimizerConfig
+from jaxalign.training import OptimizerConfig, Watchdog, watched
 
 __all__ = ["RewardModelConfig", "load", "moments", "pair_margins", "run"]
 
@@ -89,7 +89,8 @@ def run(config: RewardModelConfig) -> None:
 
     def write(result: FitResult, tokenizer: Any, run_data: RunData) -> None:
         measured = listed(run_data.examples) if demonstrations is None else demonstrations
-        _write(config, result, tokenizer, measured, listed(run_data.eval_examples))
+        with watched(config.limits, "demonstrations to be scored") as watch:
+            _write(config, result, tokenizer, measured, listed(run_data.eval_examples), watch)
         kept = result.step if result.best_step is None else result.best_step
         write_card(config.output_dir / "final", config, Card("reward", run_data.identity, kept))
 
@@ -150,6 +151,7 @@ def _write(
     tokenizer: Any,
     measured: list[Example],
     eval_examples: list[Example],
+    watch: Watchdog,
 ) -> None:
     final, mesh = config.output_dir / "final", sharding.parse_mesh(config.mesh)
     save_dtype = config.save_dtype or config.parameter_dtype
@@ -163,12 +165,14 @@ def _write(
     scored = result.config.replace(compute_dtype="float32")  # as the folder is computed by whoever loads it
     mean, std, count = moments(scored, params, measured, mesh=mesh, batch_size=config.batch_size)
     model = RewardModel(scored, params, mean, std if config.normalise_variance else 1.0)
+    watch.wait_for(f"{final} to be written", slow=True)
     models.save_reward_model(final, model, tokenizer, measured_on=source, measured_answers=count, measured_std=std)
     lines = [
         f"{result.step} steps done; the reward model is in {final}, its rewards less their mean {mean:.4f} over "
         f"{count} answers ({source})"
     ]
     if eval_examples:
+        watch.wait_for("held-out pairs to be scored", slow=True)
         margins = pair_margins(scored, params, eval_examples, mesh=mesh, batch_size=config.batch_size)
         found = evaluation.calibration(margins)
         content = {

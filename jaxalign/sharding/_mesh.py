@@ -1,7 +1,7 @@
 """The device mesh: four named axes, always the same, whatever the number of devices."""
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import jax
 from jax.sharding import AxisType, Mesh
@@ -33,9 +33,15 @@ def make_mesh(
     Raises:
         InputError: if a size is neither positive nor -1, two are -1, or the product does not fit the devices.
     """
-    available = list(jax.devices() if devices is None else devices)
     sizes = {"data": data, "fsdp": fsdp, "tensor": tensor, "sequence": sequence}
     text = ",".join(f"{name}={size}" for name, size in sizes.items() if name != "sequence" or size != 1)
+    return _lay_out(sizes, text, devices)
+
+
+def _lay_out(given: Mapping[str, int], text: str, devices: Sequence[jax.Device] | None) -> Mesh:
+    """The mesh of these sizes; ``text`` is what errors call it, as it was written."""
+    sizes = dict(given)
+    available = list(jax.devices() if devices is None else devices)
     open_axes = [name for name, size in sizes.items() if size == -1]
     if any(size < 1 and size != -1 for size in sizes.values()) or len(open_axes) > 1:
         raise InputError(f"--mesh {text}: sizes must be positive, and at most one may be -1")
@@ -81,4 +87,4 @@ def parse_mesh(text: str, *, devices: Sequence[jax.Device] | None = None) -> Mes
             sizes[name] = int(value)
         except ValueError:
             raise InputError(f"--mesh {text}: {value!r} is not an integer") from None
-    return make_mesh(**(dict.fromkeys(MESH_AXES, 1) | sizes), devices=devices)
+    return _lay_out(dict.fromkeys(MESH_AXES, 1) | sizes, text, devices)

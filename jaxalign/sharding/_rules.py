@@ -9,7 +9,7 @@ from typing import Any
 import jax
 from jax.sharding import AbstractMesh, Mesh, NamedSharding, PartitionSpec
 
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean
 from jaxalign.sharding._mesh import MESH_AXES
 
 logger = logging.getLogger(__name__)
@@ -63,13 +63,17 @@ def parse_rules(texts: Sequence[str], arrays: Collection[Sequence[str]] = ()) ->
     for text in texts:
         name, equals, value = (piece.strip() for piece in text.partition("="))
         choice = [axis for axis in RULES if axis not in FIXED]
-        if not equals or name not in choice:
+        if not equals:
             raise InputError(f"--sharding-rules {text}: expected AXIS=MESH-AXES, AXIS one of {', '.join(choice)}")
+        if name not in choice:
+            known = did_you_mean(name, choice, what="the axes are")
+            raise InputError(f"--sharding-rules {text}: unknown axis {name!r}; {known}")
         if name in found:
             raise InputError(f"--sharding-rules {text}: {name} is given twice")
         axes = tuple(axis.strip() for axis in value.split(",")) if value else ()
         if unknown := [axis for axis in axes if axis not in MESH_AXES]:
-            raise InputError(f"--sharding-rules {text}: {unknown[0]!r} is not one of the mesh's {', '.join(MESH_AXES)}")
+            known = did_you_mean(unknown[0], MESH_AXES, what="the mesh's axes are")
+            raise InputError(f"--sharding-rules {text}: unknown mesh axis {unknown[0]!r}; {known}")
         found[name] = axes[0] if len(axes) == 1 else axes or None
     rules = {**RULES, **found}
     for array in [*([name] for name in found), *arrays]:

@@ -32,7 +32,7 @@ from jaxalign.training._update import (
     take_part,
     weighted_total,
 )
-from jaxalign.training._watchdog import TimeLimits, Watchdog
+from jaxalign.training._watchdog import TimeLimits, Watchdog, watched
 
 __all__ = [
     "MAY_CHANGE",
@@ -89,5 +89,6 @@ __all__ = [
     "state_shapes",
     "state_shardings",
     "take_part",
+    "watched",
     "weighted_total",
 ]

@@ -22,6 +22,7 @@ from jaxalign.training._errors import CheckpointError
 from jaxalign.training._fingerprint import fingerprint
 from jaxalign.training._flags import MAY_CHANGE, check_config
 from jaxalign.training._place import Place
+from jaxalign.training._reads import ending_together
 from jaxalign.training._retention import Retention
 from jaxalign.training._state import TrainState
 from jaxalign.training._together import DamagedError, line, read_together
@@ -161,7 +162,7 @@ class Checkpoints:
         )
         damaged: dict[int, str] = {}
         renames: dict[int, int] = {}
-        with contextlib.closing(self._reader()) as reader:
+        with contextlib.closing(self._reader()) as reader, ending_together():
             for step, process in self._seen().items():
                 try:
                     restored = self._read(reader, step, target)

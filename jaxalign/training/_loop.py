@@ -151,7 +151,7 @@ def run_loop(
         jax.block_until_ready(late.metrics)
         watch.wait_for(f"the metrics of step {late.step} to be written and observed")
         found, tokens = write(late)
-        records = f"; records {list(map(int, identify(late.batch)))}" if identify else ""
+        records = f"; records {list(map(int, identify(late.batch)))}, counted from 0" if identify else ""
         if found["nonfinite"]:
             why = ""
             if debug:

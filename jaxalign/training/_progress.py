@@ -19,8 +19,8 @@ class Progress:
     """Shows steps, loss, reward margin, tokens/s and time left. Use as a context manager.
 
     On a terminal it is a bar that refreshes in place; elsewhere it is one line every ``every`` steps, and one for the
-    last step. The first step is left out of the speed, because it waits for the compiler. Only process 0 shows
-    anything.
+    last step; where it begins later than at step 0 it says so first. The first step is left out of the speed, because
+    it waits for the compiler. Only process 0 shows anything.
 
     Args:
         total: number of steps of the whole run.
@@ -54,6 +54,8 @@ class Progress:
         self._task: Any = None
 
     def __enter__(self) -> Self:
+        if self._active and self.start:
+            self.say(f"{self.title} continues from step {self.start} of {self.total}")
         if self._active and self._console.is_terminal:
             from rich import progress
 

@@ -37,7 +37,8 @@ def read_together(read: Callable[[], T]) -> T:
         found.append(read())
     except Exception as error:  # whatever a reader of damaged files may raise
         failure = error
-        verdict = f"{ENDS if isinstance(error, InputError | MemoryError) or _passing(error) else DAMAGED} {line(error)}"
+        whole = isinstance(error, InputError | MemoryError) or _passing(error)
+        verdict = f"{ENDS} {line(error)}" if whole else f"{DAMAGED} {line(_root(error))}"
     verdicts = sharding.exchange(verdict)
     if ends := _first(verdicts, ENDS):
         if failure is not None and verdict.startswith(ENDS):
@@ -49,9 +50,16 @@ def read_together(read: Callable[[], T]) -> T:
 
 
 def line(error: BaseException) -> str:
-    """What an error says, in one line that is not too long."""
+    """What an error says, in one line that is not too long: what it is about comes first in it, and why last."""
     text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 200 else text[:197] + "..."
+    return text if len(text) <= 300 else f"{text[:148]} ... {text[-147:]}"
+
+
+def _root(error: BaseException) -> BaseException:
+    """What it was raised from: the reader's own words of an array and a file, which Orbax wraps in the whole layout."""
+    while error.__cause__ is not None:
+        error = error.__cause__
+    return error
 
 
 def _first(verdicts: list[str], kind: str) -> str:

@@ -1,11 +1,12 @@
-"""A clock beside the loop: a run that hangs, or takes too long to stop, ends with the reason instead of never."""
+"""A clock beside a run: one that hangs, or takes too long to stop, ends with the reason instead of never."""
 
+import contextlib
 import dataclasses
 import faulthandler
 import os
 import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from types import TracebackType
 from typing import Self
 
@@ -17,8 +18,8 @@ class TimeLimits:
     Attributes:
         step: the longest that a single wait within a step may take: for its batch, its dispatch, its results. None
             watches nothing.
-        slow: the same for what is slower by nature: the first step, which compiles, an evaluation, a save. Read only
-            where ``step`` is given.
+        slow: the same for what is slower by nature: the first step, which compiles, an evaluation, a save, reading a
+            checkpoint, writing the final model. Read only where ``step`` is given.
         stop: from the first SIGTERM or SIGINT to the end of the save; None = as long as it takes.
     """
 
@@ -101,3 +102,14 @@ class Watchdog:
 
 
 UNWATCHED = TimeLimits()
+
+
+@contextlib.contextmanager
+def watched(limits: TimeLimits, what: str) -> Iterator[Watchdog]:
+    """Give what is done here ("the final model to be written") ``limits.slow`` seconds: for what lies outside the loop.
+
+    No signal is waited for here: ``limits.stop`` is of the loop alone.
+    """
+    with Watchdog(dataclasses.replace(limits, stop=None)) as watch:
+        watch.wait_for(what, slow=True)
+        yield watch

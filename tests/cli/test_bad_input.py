@@ -199,9 +199,10 @@ def test_a_reference_of_another_shape(run, tmp_path):
 
 def test_an_output_folder_that_is_a_file(run, tmp_path):
     (tmp_path / "out").write_text("here")
-    line = run("sft", "--mesh", "data=1", "--max-steps", 1)
-    assert line.startswith(f"{tmp_path}/out")
-    assert "Not a directory" in line or "File exists" in line
+    assert run("sft") == f"--output-dir: {tmp_path}/out is a file, not a folder"
+    assert (
+        run("sft", "--output-dir", tmp_path / "out" / "run") == f"--output-dir: {tmp_path}/out is a file, not a folder"
+    )
 
 
 def test_preference_records_need_an_answer_to_learn(run, files):
@@ -272,10 +273,15 @@ BAD_FLAGS = {
     "a cache of nothing": (["--cache-trunk"], "--cache-trunk: nothing to cache without --frozen-layers"),
     "too many frozen layers": (["--frozen-layers", "9"], "--frozen-layers: the model has 3 layers, not 9"),
     "an odd mesh": (["--mesh", "fsdp=3,fsdp=2"], "--mesh fsdp=3,fsdp=2: fsdp is given twice"),
-    "an unknown axis": (["--sharding-rules", "width=fsdp"], "--sharding-rules width=fsdp: expected AXIS"),
-    "an axis of no mesh": (["--sharding-rules", "mlp=", "vocab=model"], "--sharding-rules vocab=model: 'model' is not"),
+    "an unknown axis": (["--sharding-rules", "width=fsdp"], "--sharding-rules width=fsdp: unknown axis 'w"),
+    "an axis of no mesh": (["--sharding-rules", "mlp=", "vocab=model"], "--sharding-rules vocab=model: unknown mesh"),
+    "a kernel of whole rows": (
+        ["--attention", "cudnn", "--mesh", "sequence=4"],
+        "--attention cudnn: --mesh sequence=4 splits rows of tokens; there ring attends",
+    ),
+    "a kernel of split rows": (["--attention", "ring"], "--attention ring: rows of tokens are whole without --mesh"),
     "one array split twice": (["--sharding-rules", "vocab=fsdp"], "--sharding-rules vocab=fsdp: the mesh axis fsdp"),
-    "more devices than there are": (["--mesh", "data=999"], "--mesh data=999,fsdp=1,tensor=1 needs 999 devices"),
+    "more devices than there are": (["--mesh", "data=999"], "--mesh data=999 needs 999 devices"),
     "rows that do not divide": (
         ["--batch-size", "3", "--mesh", "data=2"],
         "--batch-size: 3 rows do not divide into 2 data shards (--mesh)",
@@ -294,16 +300,36 @@ def test_a_bad_flag_is_named(case, run):
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("command", "flags", "message"),
     [
-        (["--mesh", "dta=8"], "--mesh dta=8: unknown axis 'dta'; did you mean 'data'?"),
-        (["--mesh", "data=999"], "--mesh data=999"),
-        (["--batch-size", "3", "--mesh", "data=2"], "--batch-size: 3 rows do not divide into 2 data shards (--mesh)"),
+        ("sft", ["--mesh", "dta=8"], "--mesh dta=8: unknown axis 'dta'; did you mean 'data'?"),
+        ("sft", ["--mesh", "data=999"], "--mesh data=999"),
+        (
+            "sft",
+            ["--batch-size", "3", "--mesh", "data=2"],
+            "--batch-size: 3 rows do not divide into 2 data shards (--mesh)",
+        ),
+        (
+            "sft",
+            ["--attention", "splash", "--mesh", "sequence=2"],
+            "--attention splash: --mesh sequence=2 splits rows of",
+        ),
+        (
+            "ppo",
+            ["--attention", "splash", "--mesh", "sequence=2"],
+            "--attention splash: --mesh sequence=2 splits rows of",
+        ),
+        (
+            "ppo",
+            ["--batch-size", "3", "--mesh", "data=2"],
+            "--batch-size: 3 episodes do not divide into --minibatches 1",
+        ),
     ],
 )
-def test_the_mesh_is_checked_before_anything_is_read(flags, message, refused):
+def test_the_mesh_is_checked_before_anything_is_read(command, flags, message, refused):
     paths = ["--model", "not-there", "--dataset", "not-there.jsonl", "--output-dir", "never"]
-    assert refused("sft", *paths, *flags).startswith(message)
+    more = ["--reward", "not.there:reward"] if command == "ppo" else []
+    assert refused(command, *paths, *more, *flags).startswith(message)
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "ascii"])

@@ -142,6 +142,17 @@ def test_the_links_are_said(outputs, tmp_path, capsys):
         ]
 
 
+def test_an_export_before_anyone_has_answered_says_how_to_go_on(outputs, tmp_path, capsys):
+    store = tmp_path / "study.sqlite"
+    pairs, _ = study.read_pairs(outputs)
+    made = study.Study(pairs=pairs, axes=study.read_axes(["overall"]), raters=("anna",))
+    study.Store.open(store, made).close()
+    judge("export", "--store", store, "--output-dir", tmp_path / "out")
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        "Nobody has answered yet: the `jaxalign judge serve` that began the study goes on and prints the links"
+    ]
+
+
 def test_the_recipes_read_what_is_exported(outputs, tmp_path, model, shell, capsys):
     store = tmp_path / "study.sqlite"
     pairs, _ = study.read_pairs(outputs)

@@ -107,7 +107,9 @@ def test_stopped_killed_and_continued_is_undisturbed_bit_for_bit(recipe, command
     assert stopped + 4 <= saved(parts) < STEPS, "the signal came too late to show anything"
     assert not (parts / "final").exists()
 
+    killed = saved(parts)
     errors = finish(start(command(recipe, parts)))
+    assert errors.count(f"{recipe} continues from step {killed} of {STEPS}\n") == 1
     assert f"{STEPS} steps done; the model is in {parts / 'final'}" in errors
     files = sorted(path.name for path in (whole / "final").iterdir())
     assert files == sorted(path.name for path in (parts / "final").iterdir())

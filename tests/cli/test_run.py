@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 
 import jax
 import numpy as np
@@ -180,6 +181,33 @@ def test_a_step_that_is_not_finite_is_one_line_and_status_1(files, shell, tmp_pa
     assert (status, output) == (1, "")
     message, records = errors.splitlines()[-1].split(" [")
     assert message == "jaxalign: step 1: loss is not finite; records"
-    assert sorted(json.loads(f"[{records}")) == list(range(8))
+    assert sorted(json.loads(f"[{records.removesuffix(', counted from 0')}")) == list(range(8))
     assert "Traceback" not in errors
     assert not (tmp_path / "out" / "final").exists()
+
+
+def test_results_whose_checkpoints_are_gone_are_not_overwritten(refused, model, files, tmp_path):
+    from jaxalign.cli import main
+
+    def train(run, *flags):
+        common = ["--model", model, "--dataset", files["demonstrations"], "--output-dir", tmp_path, "--batch-size", 8]
+        return run("sft", *common, "--save-every", 1, *flags)
+
+    def shell(*arguments):
+        assert main([str(argument) for argument in arguments]) == 0
+
+    metrics = tmp_path / "metrics.jsonl"
+    train(shell, "--max-steps", 3)
+    rows = metrics.read_bytes()
+    shutil.rmtree(tmp_path / "checkpoints")
+    assert "holds a final model but no checkpoint" in train(refused, "--max-steps", 1)
+    shutil.rmtree(tmp_path / "final")
+    said = train(refused, "--max-steps", 1)
+    assert f"{tmp_path}: holds the metrics of 3 steps but no checkpoint to go on from" in said
+    (tmp_path / "checkpoints").mkdir()  # emptied: the third step is further than a run comes without any
+    assert "the metrics of 3 steps" in train(refused, "--max-steps", 1)
+    assert metrics.read_bytes() == rows
+    # What a run leaves that is killed before its first checkpoint: the second save waits for the first.
+    metrics.write_bytes(b"".join(rows.splitlines(keepends=True)[:2]) + b'{"step": 3, "lo')
+    train(shell, "--max-steps", 1)
+    assert len(metrics.read_bytes().splitlines()) == 1

@@ -3,6 +3,7 @@
 import dataclasses
 import functools
 import json
+import re
 
 import jax
 import numpy as np
@@ -13,10 +14,14 @@ from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training
 from experiments._hindsight_pairwise import judged_pairs
 from experiments._hindsight_report import write
 from experiments._hindsight_reviews import LEAD
+from experiments._hindsight_rlhf import RLHFTraining
+from experiments._hindsight_rlhf import comparisons as comparisons_of
 from experiments._hindsight_study import Table
 from experiments._hindsight_tasks import Axis, Published
 from experiments._pseudo_dialogue import pseudo_dialogue
+from experiments._sentiment_rlhf import RLHF
 from jaxalign import data, evaluation, models, sharding
+from jaxalign.errors import InputError
 from tests.experiments.test_paper_preset import study_of
 from tests.models.tiny import uncompiled_params
 from tests.tiny_sentiment import tokenizer
@@ -26,6 +31,10 @@ TINY = Training(
     pretraining_length=24,
 )  # fmt: skip
 SCALE = Scale(dtype="bfloat16", accumulation=2, remat="full", checkpoints=True)
+TINY_RLHF = RLHFTraining(
+    target_kl=3.0, reward_steps=1, reward_prompts_per_step=4, updates=1, episodes=8, ppo_epochs=1, minibatches=1,
+    learning_rate=1e-2, scale=SCALE,
+)  # fmt: skip
 CONFIG = models.ModelConfig(
     family="gpt2", vocab_size=320, width=16, layers=2, heads=2, kv_heads=2, head_dim=8, mlp_width=32,
     max_positions=320, norm="layer", position="learned", activation="gelu_tanh", gated_mlp=False,
@@ -107,8 +116,10 @@ def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
         coh_dialogue.PRESETS["paper"],
         methods=("SFT-U", "CoH"),
         seeds=(0, 1),
+        rlhf_seeds=(0,),
         training=TINY,
         scale=SCALE,
+        rlhf=TINY_RLHF,
         task=coh_dialogue.Dialogue(
             model=model, feedback=(hh(tmp_path / "hh.jsonl", 12), comparisons(tmp_path / "tldr.jsonl", 6)),
             held_out_dataset=hh(tmp_path / "test.jsonl", 9), held_out_split="train", held_out=8, pretraining=text,
@@ -116,12 +127,19 @@ def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     )  # fmt: skip
     output = tmp_path / "out"
     found = coh_dialogue.run(table, output, "paper")
-    assert list(found["rows"]) == [BASE, "SFT-U", "CoH"]
+    assert list(found["rows"]) == [BASE, "SFT-U", "CoH", RLHF_ROW]
     assert all(0 <= row["score"] <= 100 for row in found["rows"].values())
-    assert [row["CoH minus"] for row in found["differences"]] == [BASE, "SFT-U"]
+    assert [row["CoH minus"] for row in found["differences"]] == [BASE, "SFT-U", RLHF_ROW]
+    assert found["differences"][-1]["the order"] == "undecided"
     assert [row["method"] for row in found["control"]] == ["CoH"]
     report = (output / "report.md").read_text()
-    for words in ("2 training seeds", "Does the paper's order hold?", "Do the words steer?", "8 held-out items"):
+    for words in (
+        "2 training seeds",
+        "Does the paper's order hold?",
+        "Do the words steer?",
+        "8 held-out items",
+        TINY_RLHF.in_words(3.0),
+    ):
         assert words in report
     assert "nan" not in report
     prompts = data.load_feedback_prompts(output / "model", tokenizer())
@@ -129,23 +147,31 @@ def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     assert assert_kept(lambda: coh_dialogue.run(table, output, "paper"), output, capsys) == found
 
     result = _results.load(output)
-    assert [claim.claim for claim in result.claims] == ["CoH is above Base", "CoH is above SFT-U"]
+    assert [claim.claim for claim in result.claims] == [f"CoH is above {row}" for row in (BASE, "SFT-U", RLHF_ROW)]
     assert all(len(claim.by_seed) == 2 for claim in result.claims)
-    assert [value.paper for value in result.values] == ["43.8", "42.3", "81.2"]
+    assert [claim.undecidable for claim in result.claims] == ["", "", f"one training seed of {RLHF_ROW}"]
+    assert [value.paper for value in result.values] == ["43.8", "42.3", "81.2", "68.8"]
+    assert [value.seeds for value in result.values] == [1, 2, 2, 1]
     pairwise = result.tables[1].rows
     axes = ["like the preferred", "unlike the rejected", "average"]
     assert [(row["against"], row["axis"]) for row in pairwise] == [
-        (method, axis) for method in (BASE, "SFT-U") for axis in axes
+        (method, axis) for method in (BASE, "SFT-U", RLHF_ROW) for axis in axes
     ]
     verdicts = data.load_records(output / "verdicts.jsonl")
-    assert len(evaluation.read_judged(verdicts)) == 2 * 2 * 2 * 8  # methods, seeds, axes, dialogues
+    assert len(evaluation.read_judged(verdicts)) == 3 * 2 * 2 * 8  # methods, seeds, axes, dialogues
     pairs, _ = evaluation.read_pairs(output / "pairs.jsonl", ours="CoH", keep_equal=True)
-    assert len(pairs) == 2 * 8  # what judges and people are asked
+    assert len(pairs) == 3 * 8  # what judges and people are asked
+
+    (rlhf,) = (output / "runs").glob("rlhf-seed-0-*")  # where a run that is killed goes on
+    assert {path.name for path in rlhf.iterdir()} == {"reward-model", "ppo"}
+    others = dataclasses.replace(table, rlhf_seeds=(), rlhf=RLHFTraining())
+    found = assert_kept(lambda: coh_dialogue.run(others, output, "paper"), output, capsys)
+    assert list(found["rows"]) == [BASE, "SFT-U", "CoH"]
 
 
 def test_other_numbers_in_the_same_folder_are_another_model(tmp_path, model, text):
     table = dataclasses.replace(
-        coh_dialogue.PRESETS["paper"], methods=("CoH",), seeds=(0,), training=TINY, scale=SCALE,
+        coh_dialogue.PRESETS["paper"], methods=("CoH",), seeds=(0,), rlhf_seeds=(), training=TINY, scale=SCALE,
         task=coh_dialogue.Dialogue(
             model=model, feedback=(hh(tmp_path / "hh.jsonl", 12),), held_out=4, spoken=1, max_new_tokens=2,
             pretraining=text,
@@ -173,6 +199,7 @@ def test_summaries_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
         methods=("C-SFT", "CoH"),
         training=TINY,
         scale=SCALE,
+        rlhf=dataclasses.replace(TINY_RLHF, scale=Scale()),
         task=coh_summarization.Summaries(
             model=model, feedback=(comparisons(tmp_path / "tldr.jsonl", 6), hh(tmp_path / "hh.jsonl", 4)),
             held_out_dataset=references(tmp_path / "test.jsonl", 6), held_out_split="train", held_out=5,
@@ -181,7 +208,7 @@ def test_summaries_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     )  # fmt: skip
     output = tmp_path / "out"
     found = coh_summarization.run(table, output, "paper")
-    assert list(found["rows"]) == [BASE, "C-SFT", "CoH"]
+    assert list(found["rows"]) == [BASE, "C-SFT", "CoH", RLHF_ROW]
     assert {"score", "rouge1 x 100", "rouge2 x 100", "score, bad words", "score, bettered", "copied"} <= set(
         found["rows"]["CoH"]
     )
@@ -193,7 +220,7 @@ def test_reviews_with_every_row(tmp_path, model, capsys):
     study = dataclasses.replace(
         study_of(tmp_path), model=model, lead=LEAD, samples_per_prompt=3, sft_steps=0, frozen_layers=1,
     )  # fmt: skip
-    table = coh_sentiment.SentimentTable(seeds=(0,), training=TINY, study=study)
+    table = coh_sentiment.SentimentTable(seeds=(0,), rlhf_seeds=(0, 1), training=TINY, study=study)
     output = tmp_path / "out"
     found = coh_sentiment.run(table, output, "mini")
     assert list(found["rows"]) == [BASE, *METHODS, RLHF_ROW]
@@ -203,6 +230,42 @@ def test_reviews_with_every_row(tmp_path, model, capsys):
     for name in ("report.md", "table.csv", "table.png", "results.json"):
         assert (output / name).stat().st_size > 0
     assert assert_kept(lambda: coh_sentiment.run(table, output, "mini"), output, capsys) == found
+    assert {claim.undecidable for claim in _results.load(output).claims if RLHF_ROW in claim.claim} == {
+        "one training seed of CoH"
+    }
+    with pytest.raises(InputError, match="--rlhf-seeds: without --study"):
+        dataclasses.replace(table, study=dataclasses.replace(study, rlhf=RLHF()))
+
+
+def test_what_rlhf_reads_of_a_tasks_records(tmp_path, model, text):
+    """A prompt's comparisons stay together; prompts are those that an answer follows."""
+    spoken = "\n\nHuman: w0?\n\nAssistant:"
+    rows = [
+        *({"chosen": f"{spoken} w{i} w4", "rejected": f"{spoken} w3"} for i in range(3)),
+        {"chosen": "\n\nHuman: w1?\n\nAssistant: w2", "rejected": "\n\nHuman: w1?\n\nAssistant: w4" + " w5" * 200},
+        {
+            side: f"\n\nHuman: w6?\n\nAssistant: w1\n\nHuman: {said}?\n\nAssistant: w2"
+            for side, said in (("chosen", "w2"), ("rejected", "w3"))
+        },
+        {"chosen": "\n\nHuman: w8?\n\nAssistant: w2", "rejected": "\n\nHuman: w8?\n\nAssistant: w3"},
+    ]
+    settings = coh_dialogue.Dialogue(
+        model=model, feedback=(write_jsonl(tmp_path / "hh.jsonl", rows),),
+        held_out_dataset=hh(tmp_path / "test.jsonl", 4), held_out_split="train", max_new_tokens=4, pretraining=text,
+    )  # fmt: skip
+    task = coh_dialogue.DialogueTask(settings, 24)
+    orders = set()
+    for seed in range(8):
+        examples, prompts = comparisons_of(task, 150, seed)
+        first = [re.findall(r"w\d", task.tokenizer.decode(example.tokens))[0] for example in examples]
+        assert sorted(first) == ["w0", "w0", "w0", "w6", "w8"]
+        assert first[first.index("w0") :][:3] == ["w0"] * 3
+        asked = [re.findall(r"w\d", prompt.opening) for prompt in prompts]
+        assert sorted(asked) == [["w0"], ["w1"], ["w8"]]
+        orders.add(tuple(prompt.ids for prompt in prompts))
+    assert len(orders) > 1
+    with pytest.raises(InputError, match="max_length 8: 0 comparisons and 0 prompts"):
+        comparisons_of(task, 8, 0)
 
 
 def test_a_pseudo_dialogue_says_every_turn_of_the_assistant_anew():
@@ -270,7 +333,7 @@ def test_the_report_reads_the_order_off_the_intervals(tmp_path):
         tmp_path, _Task(), table, results, experiment="e", name="n", title="T", seconds=1.0, console=Console(quiet=True)
     )
     assert {row["CoH minus"]: row["the order"] for row in found["differences"]} == {
-        BASE: "holds", "SFT": "reversed", "C-SFT": "undecided", "CoH, no chain": "holds",
+        BASE: "holds", "SFT": "reversed", "C-SFT": "undecided", "CoH, no chain": "undecided",
     }  # fmt: skip
     assert {row["CoH minus"]: row["CoH's seeds"] for row in found["differences"]} == {
         BASE: "all above", "SFT": "all below", "C-SFT": "mixed", "CoH, no chain": "all above",
@@ -283,6 +346,7 @@ def test_the_report_reads_the_order_off_the_intervals(tmp_path):
 def test_every_preset_has_the_rows_of_the_papers_tables(experiment):
     for preset in experiment.PRESETS.values():
         assert {"SFT", "C-SFT", "SFT-U", "CoH"} <= set(preset.methods)
+    assert all(experiment.PRESETS[name].rlhf_seeds for name in ("gpu", "paper"))
 
 
 def test_flags_of_an_experiment(tmp_path, capsys):
@@ -293,4 +357,9 @@ def test_flags_of_an_experiment(tmp_path, capsys):
     with pytest.raises(SystemExit) as stop:
         coh_summarization.main(["--preset", "mini", "--help"])
     assert stop.value.code == 0
-    assert "--task.held-out" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert all(flag in said for flag in ("--task.held-out", "--rlhf-seeds", "--rlhf.target-kl"))
+    with pytest.raises(SystemExit) as stop:
+        coh_dialogue.main(["--rlhf-seeds", "1", "1"])
+    assert stop.value.code == 2
+    assert "--rlhf-seeds: name each once" in capsys.readouterr().err

@@ -10,10 +10,10 @@ import pytest
 
 from experiments import _results, model_scaling
 from experiments._hindsight import BASE, RLHF_ROW, Scale
+from experiments._hindsight_rlhf import RLHFTraining
 from experiments._model_sizes import count_parameters, model_of_size, slope_over_seeds
 from experiments._scaling_result import Size, result_of
 from experiments._scaling_tasks import ReviewsLadder, SummariesLadder
-from experiments._sentiment_rlhf import RLHF
 from experiments._stages import Stages
 from experiments.model_scaling import PRESETS, main, run
 from jaxalign import models, recipes
@@ -124,22 +124,23 @@ def test_summaries_as_the_paper_preset_has_them(tmp_path, sizes):
             PRESETS["paper"].ladder.task, feedback=(comparisons,), held_out_dataset=references,
             held_out_split="train", held_out=5, max_new_tokens=6, pretraining=text,
         ),
-        rlhf=RLHF(
-            seeds_at=6.0, reward_steps=2, reward_prompts_per_step=4, updates=1, episodes=8, ppo_epochs=1, minibatches=1,
+        rlhf=RLHFTraining(
+            reward_steps=2, reward_prompts_per_step=4, updates=1, episodes=8, ppo_epochs=1, minibatches=1,
         ),
         max_length=CONFIG.max_positions,
     )  # fmt: skip
     rung = ladder.rung(sizes[0], Stages(tmp_path / "stages"), 24)
     before = rung.measure(rung.task.start, None, seed=0, report=silent)
-    policy = rung.rlhf(seed=0, report=silent)
+    policy = rung.rlhf.policy(seed=0, report=silent, directory=tmp_path / "run")
+    assert not (tmp_path / "run").exists()  # no checkpoints are asked for
     assert list(before) == ["score"]
     assert len(rung.measure(policy, None, seed=0, report=silent)["score"]) == len(before["score"]) == 5
     assert "ROUGE-L" in rung.score
     moved = jax.tree.map(lambda new, old: np.abs(np.asarray(new) - np.asarray(old)).max(), policy, rung.task.start)
     assert max(jax.tree.leaves(moved)) > 0
     short = dataclasses.replace(ladder, max_length=8).rung(sizes[0], Stages(tmp_path / "stages"), 24)
-    with pytest.raises(InputError, match=r"--ladder.max-length: 0 comparisons"):
-        short.rlhf(seed=0, report=silent)
+    with pytest.raises(InputError, match=r"max_length 8: 0 comparisons"):
+        short.rlhf.policy(seed=0, report=silent, directory=tmp_path / "run")
 
 
 def test_a_slope_is_that_of_the_line():

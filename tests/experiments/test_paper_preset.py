@@ -207,6 +207,6 @@ def test_a_preset_has_the_papers_runs(name):
     count = {label: sum(method.name == label for method in shown) for label in dict.fromkeys(m.name for m in shown)}
     assert count["DPO"] == count["PPO"] == count["PPO-GT"] == count["Unlikelihood"] == 4
     assert count["Preferred-FT"] >= 3
-    for label in ("DPO", "PPO", "PPO-GT", UNWEIGHTED, OTHER_PAIRS):
+    for label in ("DPO", "PPO", "PPO-GT", "Unlikelihood", UNWEIGHTED, OTHER_PAIRS):
         assert len(seeded(runs, label)) == 3
     assert len({method.label for method in runs}) == len(runs)

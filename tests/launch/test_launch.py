@@ -18,27 +18,32 @@ from jaxalign.sharding import _distributed
 LAUNCH = Path(__file__).parents[2] / "launch"
 FLAGS = [
     "--mesh", "data=1,fsdp=-1", "--dtype", "bfloat16", "--batch-size", "64", "--max-length", "1024", "--beta", "0.1",
-    "--save-every", "200",
+    "--save-every", "200", "--step-timeout", "600",
 ]  # fmt: skip
 GIVEN = {"MODEL": "models/start", "DATASET": "pairs of 2026.jsonl", "OUTPUT_DIR": "runs/dpo"}
 
 
 @pytest.fixture
 def shell(tmp_path):
-    """Run a script; returns what ``jaxalign``, ``gcloud`` and ``srun`` were called with."""
+    """Run a script; returns what ``jaxalign``, ``gcloud`` and ``srun`` were called with.
+
+    ``jaxalign`` is in the environment ``~/venv`` and nowhere else; a call that copies an archive ends with its names.
+    """
     log = tmp_path / "calls"
     program = f"""#!{sys.executable}
-import json, os, pathlib, subprocess, sys
+import json, os, pathlib, subprocess, sys, tarfile
+call = [pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]
+packed = [tarfile.open(name).getnames() for name in call if pathlib.Path(name).is_file() and name.endswith(".tar.gz")]
 with open({str(log)!r}, "a") as log:
-    log.write(json.dumps([pathlib.Path(sys.argv[0]).name, *sys.argv[1:]]) + "\\n")
+    log.write(json.dumps(call + packed) + "\\n")
 if sys.argv[0].endswith("srun"):
     subprocess.run(sys.argv[2:], check=True)
 if sys.argv[0].endswith("jaxalign") and "STOPPED" not in os.environ:
     pathlib.Path("{GIVEN["OUTPUT_DIR"]}", "final").mkdir(parents=True, exist_ok=True)
 """
-    for name in ("jaxalign", "gcloud", "srun"):
-        path = tmp_path / "bin" / name
-        path.parent.mkdir(exist_ok=True)
+    for name in ("venv/bin/jaxalign", "bin/gcloud", "bin/srun"):
+        path = tmp_path / name
+        path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(program)
         path.chmod(path.stat().st_mode | stat.S_IEXEC)
 
@@ -56,11 +61,12 @@ def config_of(call) -> DPOConfig:
     assert call[:2] == ["jaxalign", "dpo"]
     assert call[8 : 8 + len(FLAGS)] == FLAGS
     config = parse(DPOConfig, call[2:], program="jaxalign dpo", summary="")
+    assert config.stop_deadline  # a run that hangs while it stops would keep its machines
     assert (config.model, config.dataset, str(config.output_dir)) == tuple(GIVEN.values())
     return config
 
 
-def test_tpu_vm(shell):
+def test_tpu_vm(shell, tmp_path):
     script = LAUNCH / "tpu_vm.sh"
     here = {"TPU": "my-slice", "ZONE": "us-central1-a"}
     (call,) = shell(script, "run", **here)
@@ -68,29 +74,41 @@ def test_tpu_vm(shell):
         "gcloud", "compute", "tpus", "tpu-vm", "ssh", "my-slice", "--zone=us-central1-a", "--worker=all",
     ]  # fmt: skip
     command = call[8].removeprefix("--command=")
-    # As a host runs it, but in front and without the installed environment.
-    foreground = command.replace("PATH=~/venv/bin:$PATH ", "").replace(" &", "").replace("setsid nohup ", "")
+    # As a host runs it, but in front.
+    foreground = command.replace(" &", "").replace("setsid nohup ", "")
     assert foreground.count("< /dev/null") == 1
     config_of(shell("bash", "-ec", foreground)[0])
+    for stays in (".git/HEAD", ".venv/bin/python", "runs/dpo/metrics.jsonl", "models/start/config.json"):
+        (tmp_path / stays).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / stays).touch()
+    for goes in ("pyproject.toml", "jaxalign/models/__init__.py"):
+        (tmp_path / goes).parent.mkdir(exist_ok=True, parents=True)
+        (tmp_path / goes).touch()
     copied, installed = shell(script, "install", **here)
-    assert copied[4:6] == ["scp", "--recurse"]
-    assert "jaxalign[tpu]" in installed[-1]
+    assert copied[4] == "scp"
+    assert {"./pyproject.toml", "./jaxalign/models/__init__.py"} <= set(copied[-1])
+    assert not {name for name in copied[-1] if name.split("/")[1:2] in ([".git"], [".venv"], ["runs"], ["models"])}
+    subprocess.run(["bash", "-n", "-c", installed[-1].removeprefix("--command=")], check=True)
+    assert "$HOME/jaxalign[tpu]" in installed[-1]
     assert "--worker=0" in shell(script, "watch", **here)[0]
     assert "pkill -TERM" in shell(script, "stop", **here)[0][-1]
     with pytest.raises(subprocess.CalledProcessError):
         subprocess.run([script, "run"], env={"PATH": os.environ["PATH"]}, check=True, capture_output=True)
 
 
-def test_slurm(shell, monkeypatch):
+def test_slurm(shell, monkeypatch, tmp_path):
     script = LAUNCH / "slurm.sbatch"
     srun, call = shell("bash", script)
     assert srun[0] == "srun"
-    config_of(call)
+    (tmp_path / "venv").rename(tmp_path / "own")
+    assert shell("bash", script, VENV=str(tmp_path / "own"))[1] == call
+    deadline = config_of(call).stop_deadline
     asked = dict(
         line.removeprefix("#SBATCH --").split("=", 1)
         for line in script.read_text().splitlines()
         if line.startswith("#SBATCH --") and "=" in line
     )
+    assert deadline < int(asked["signal"].removeprefix("TERM@"))
     nodes, tasks = int(asked["nodes"]), int(asked["ntasks-per-node"])
     # What srun then sets in the second task.
     names = {
@@ -107,7 +125,7 @@ def test_slurm(shell, monkeypatch):
     assert _distributed._gpus_of_the_node() == list(range(8))
 
 
-def test_gke(shell, monkeypatch):
+def test_gke(shell, monkeypatch, tmp_path):
     job = yaml.safe_load((LAUNCH / "gke_jobset.yaml").read_text())
     assert (job["apiVersion"], job["kind"]) == ("jobset.x-k8s.io/v1alpha2", "JobSet")
     (replicated,) = job["spec"]["replicatedJobs"]
@@ -117,6 +135,7 @@ def test_gke(shell, monkeypatch):
     assert spec["completionMode"] == "Indexed"
     assert spec["parallelism"] == spec["completions"]
     pod = spec["template"]["spec"]
+    grace = pod["terminationGracePeriodSeconds"]
     (container,) = pod["containers"]
     rows, columns = map(int, pod["nodeSelector"]["cloud.google.com/gke-tpu-topology"].split("x"))
     assert rows * columns == spec["parallelism"] * container["resources"]["limits"]["google.com/tpu"]
@@ -125,9 +144,10 @@ def test_gke(shell, monkeypatch):
     assert values.keys() == GIVEN.keys()
     assert all(any(value.startswith(mount) for mount in mounts) for value in values.values())
     assert {mount["name"] for mount in container["volumeMounts"]} == {one["name"] for one in pod["volumes"]}
+    image = {"PATH": f"{tmp_path / 'venv' / 'bin'}:/usr/bin:/bin"}  # in which jaxalign is installed
     with pytest.raises(subprocess.CalledProcessError):  # a run that a signal stopped has not completed the job
-        shell(*container["command"], STOPPED="1")
-    config_of(shell(*container["command"])[0])
+        shell(*container["command"], STOPPED="1", **image)
+    assert config_of(shell(*container["command"], **image)[0]).stop_deadline < grace
     # What GKE then sets in the third pod.
     name = f"{job['metadata']['name']}-{replicated['name']}-0"
     hosts = [f"{name}-{index}.{job['metadata']['name']}" for index in range(spec["parallelism"])]
@@ -151,7 +171,8 @@ def test_skypilot(shell):
     (mount,) = task["file_mounts"]
     assert all(value.startswith(mount) for value in task["envs"].values())
     assert task["envs"].keys() == GIVEN.keys()
-    assert task["file_mounts"][mount]["mode"] == "MOUNT"
+    # A bucket made before: SkyPilot makes none with a hierarchical namespace.
+    assert task["file_mounts"][mount] == {"source": "gs://my-jaxalign-runs", "mode": "MOUNT"}
     (call,) = shell(
         "bash", "-c", task["run"], SKYPILOT_NODE_IPS="10.0.0.1\n10.0.0.2",
         SKYPILOT_NUM_NODES=str(task["num_nodes"]), SKYPILOT_NODE_RANK="1",

@@ -165,7 +165,7 @@ def test_the_table_takes_the_ring_where_rows_are_split():
         assert choose(LLAMA.replace(attention="ring"), dtype, 16, split, platform) == "ring"
     assert choose(LLAMA.replace(attention="xla"), dtype, 16, plain, "gpu") == "xla"
     for kernel, view in (("cudnn", split), ("splash", split), ("ring", plain), ("ring", odd)):
-        with pytest.raises(InputError, match=f"ModelConfig.attention = '{kernel}': rows of tokens are"):
+        with pytest.raises(InputError, match=f"--attention {kernel}: rows of tokens are"):
             choose(LLAMA.replace(attention=kernel), dtype, 16, view, "gpu")
 
 

@@ -325,6 +325,20 @@ def test_without_a_directory_nothing_is_written(pairs, tmp_path, monkeypatch):
 # --- what is refused --------------------------------------------------------------------------------------------------
 
 
+def test_what_is_computed_once_tells_how_far_it_is(pairs):
+    config, trainable, base = models.freeze(toy.SHAPES["llama"], toy.params("llama"), 2)
+    told, known = [], {"mesh": sharding.parse_mesh("data=1"), "batch_size": 4}
+    count = len(pairs)
+
+    def tell(done, total):
+        told.append((done, total))
+
+    recipes.attach_trunk(config, base, pairs, on_progress=tell, **known)
+    recipes.attach_reference_log_probs(config, base, trainable, pairs, temperature=1.0, on_progress=tell, **known)
+    once = [(min(done, count), count) for done in range(4, count + 4, 4)]
+    assert told == once * 2
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
     [

@@ -46,14 +46,14 @@ def test_pieces_of_a_row_lie_on_neighbouring_devices():
     [
         ("model=8", "unknown axis 'model'; the axes are data, fsdp, tensor, sequence"),
         ("dta=8", "unknown axis 'dta'; did you mean 'data'?"),
-        ("sequence=16", "data=1,fsdp=1,tensor=1,sequence=16 needs 16 devices, but there are 8"),
+        ("sequence=16", "--mesh sequence=16 needs 16 devices, but there are 8"),
         ("data", "data"),
         ("data=two", "'two'"),
         ("data=2,data=2", "twice"),
         ("data=0", "positive"),
         ("data=-2", "positive"),
         ("data=-1,fsdp=-1", "at most one"),
-        ("data=16", "needs 16 devices, but there are 8"),
+        ("data = 16, tensor=1", "--mesh data = 16, tensor=1 needs 16 devices, but there are 8"),
         ("data=-1,tensor=3", "3 does not divide"),
     ],
 )

@@ -124,11 +124,16 @@ def test_own_entries_of_the_table():
     ("texts", "message"),
     [
         (("vocab",), "--sharding-rules vocab: expected AXIS=MESH-AXES, AXIS one of embed, heads, kv_heads, mlp, vocab"),
-        (("width=fsdp",), "--sharding-rules width=fsdp: expected AXIS=MESH-AXES"),
-        (("batch=tensor",), "--sharding-rules batch=tensor: expected AXIS=MESH-AXES"),
-        (("length=",), "--sharding-rules length=: expected AXIS=MESH-AXES"),
-        (("vocab=model",), "--sharding-rules vocab=model: 'model' is not one of the mesh's data, fsdp, tensor, sequ"),
-        (("vocab=fsdp,",), "--sharding-rules vocab=fsdp,: '' is not one of the mesh's"),
+        (
+            ("width=fsdp",),
+            "--sharding-rules width=fsdp: unknown axis 'width'; the axes are embed, heads, kv_heads, mlp, ",
+        ),
+        (("embd=fsdp",), "--sharding-rules embd=fsdp: unknown axis 'embd'; did you mean 'embed'?"),
+        (("batch=tensor",), "--sharding-rules batch=tensor: unknown axis 'batch'; the axes are embed, "),
+        (("length=",), "--sharding-rules length=: unknown axis 'length'; the axes are embed, "),
+        (("vocab=model",), "--sharding-rules vocab=model: unknown mesh axis 'model'; the mesh's axes are data, fsdp, "),
+        (("vocab=tensr",), "--sharding-rules vocab=tensr: unknown mesh axis 'tensr'; did you mean 'tensor'?"),
+        (("vocab=fsdp,",), "--sharding-rules vocab=fsdp,: unknown mesh axis ''; the mesh's axes are data, fsdp, "),
         (("mlp=", "mlp=fsdp"), "--sharding-rules mlp=fsdp: mlp is given twice"),
         (
             ("vocab=fsdp",),

@@ -1,7 +1,6 @@
 """Save, damage, restore."""
 
 import dataclasses
-import gc
 import logging
 import os
 import shutil
@@ -23,9 +22,6 @@ from jaxalign.training import (
     state_shapes,
 )
 from tests.training.helpers import make_batch, make_params, setup
-
-# A read that fails leaves Orbax's other reads unfinished, which is reported when they are collected: do it here.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 
 CONFIG = {"learning_rate": 0.1, "max_steps": 10, "model": {"width": 8, "betas": [0.9, 0.99]}}
 ADAM = OptimizerConfig(learning_rate=0.1)
@@ -56,12 +52,6 @@ def assert_identical(found, expected):
     for a, b in zip(found, expected, strict=True):
         assert a.dtype == b.dtype
         assert np.asarray(a).tobytes() == np.asarray(b).tobytes()
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    yield
-    gc.collect()
 
 
 @pytest.fixture(scope="module")

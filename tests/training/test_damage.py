@@ -1,9 +1,11 @@
 """Every file of a checkpoint, a bit flipped in it or its end cut off: what is restored is true, or older."""
 
 import gc
+import logging
 import random
 import re
 import shutil
+import warnings
 
 import jax
 import pytest
@@ -11,15 +13,6 @@ import pytest
 from jaxalign.training import Checkpoints, fingerprint, state_shapes
 from tests.training.test_checkpoints import CONFIG, EXTRA, advance, begin, make_params
 from tests.training.test_checkpoints import saved as saved
-
-# A read that fails leaves Orbax's other reads unfinished, which is reported when they are collected: do it here.
-pytestmark = pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
-
-
-@pytest.fixture(autouse=True)
-def collected():
-    yield
-    gc.collect()
 
 
 def flip(path, source):
@@ -61,6 +54,30 @@ def test_no_damage_to_any_file_changes_a_run(saved, tmp_path, damage):
             noticed.add(place.parts[1])
     # The others hold nothing that a run reads: marks of completeness, where arrays lay, when they were saved.
     assert noticed == {"notes", "state"}
+
+
+@pytest.mark.parametrize("place", ["state/array_metadatas/process_0", "an array"])
+def test_one_line_says_what_is_damaged_and_nothing_comes_after_it(saved, tmp_path, place, caplog, capfd):
+    """Of the many reads that are under way where one fails, no other says anything."""
+    folder = shutil.copytree(saved[0], tmp_path / "c")
+    files = [path for path in (folder / "6" / "state").rglob("*") if path.is_file()]
+    path = max(files, key=lambda path: path.stat().st_size) if place == "an array" else folder / "6" / place
+    path.write_bytes(path.read_bytes()[: path.stat().st_size // 2])
+    _, _, _, optimizer, layout = begin("fsdp=8")
+    capfd.readouterr()
+    with warnings.catch_warnings(record=True) as warned, Checkpoints(folder, config=CONFIG, keep=3) as checkpoints:
+        warnings.simplefilter("always")
+        assert checkpoints.restore(state_shapes(make_params(), optimizer, extra=EXTRA), layout).step == 4
+        gc.collect()
+    (record,) = [record for record in caplog.records if record.levelno >= logging.WARNING]
+    said = record.getMessage()
+    assert said.startswith(f"{folder}: checkpoint 6 is damaged, trying the one before: ")
+    if place == "an array":  # the largest
+        assert '"extra.big/0.0"' in said
+        assert "Requested byte range" in said
+    assert "\n" not in said
+    assert not [str(one.message) for one in warned if "awaited" in str(one.message)]
+    assert "loop" not in capfd.readouterr().err
 
 
 @pytest.mark.parametrize("name", ["position", "learning_rate", "loss", "checksums"])

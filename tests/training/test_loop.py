@@ -133,7 +133,7 @@ def test_a_non_finite_step_stops_the_run_and_is_not_saved(tmp_path, save_every):
                 writer=writer,
                 identify=lambda batch: batch["record"][:3],
             )
-        assert str(caught.value) == "step 5: loss/extra is not finite; records [64, 65, 66]"
+        assert str(caught.value) == "step 5: loss/extra is not finite; records [64, 65, 66], counted from 0"
         assert checkpoints.steps() == {0: [], 1: [1, 2, 3, 4], 2: [2, 4], 5: []}[save_every]
     table = rows(tmp_path / "m.jsonl")
     assert [row["step"] for row in table] == [1, 2, 3, 4, 5]

@@ -25,7 +25,9 @@ def test_a_log_gets_plain_lines():
 def test_a_resumed_run_starts_where_it_was():
     text = io.StringIO()
     run(Console(file=text, width=200), start=12)
-    assert [line.split()[1] for line in text.getvalue().splitlines()] == ["13/20", "15/20", "20/20"]
+    said, *lines = text.getvalue().splitlines()
+    assert said == "train continues from step 12 of 20"
+    assert [line.split()[1] for line in lines] == ["13/20", "15/20", "20/20"]
 
 
 def test_a_terminal_gets_a_bar():

@@ -2,11 +2,13 @@
 
 import json
 import random
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from jaxalign.training import LossSpikes, MetricWriter, TrainingError, read_losses, run_loop
+from tests.processes import run_together
 from tests.training.helpers import batches_from, setup
 
 
@@ -58,9 +60,27 @@ def test_the_loop_stops_and_names_the_records(tmp_path):
                 spikes=LossSpikes(8.0),
             )
 
-    with pytest.raises(TrainingError, match=r"step 25: the loss .* \(--loss-spike 8\); records \[384, 385\]"):
+    with pytest.raises(
+        TrainingError, match=r"step 25: the loss .* \(--loss-spike 8\); records \[384, 385\], counted from 0"
+    ):
         run(40)
     losses = [row["loss"] for row in map(json.loads, (tmp_path / "m.jsonl").read_text().splitlines())]
     assert read_losses(tmp_path / "m.jsonl", 20) == losses[:20]
     assert read_losses(tmp_path / "m.jsonl", 0) == []
     assert read_losses(tmp_path / "none.jsonl", 5) == []
+
+
+def both_read(port, process, count, folder):
+    """One of two processes; the second sees a file that is just being replaced."""
+    from jaxalign import sharding
+
+    sharding.initialize_distributed(f"localhost:{port}", count, process)
+    print(read_losses(Path(folder) / f"{process}.jsonl", 9))
+
+
+def test_all_processes_have_the_losses_of_the_first(tmp_path):
+    rows = [{"step": index, "loss": 1 / index} for index in range(1, 5)]
+    (tmp_path / "0.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "1.jsonl").write_text('{"step": 1, "lo')
+    found = run_together("tests.training.test_spikes:both_read", 2, tmp_path)
+    assert [said.splitlines()[-1] for said in found] == [str([row["loss"] for row in rows])] * 2
