@@ -151,7 +151,7 @@ def make_actor_critic(
         value_config = value_config.replace(compute_dtype=config.dtype, remat=config.remat, attention=config.attention)
         split = split_model(value_config, value_params, config, mesh)
         value, value_layout = split.trainable, split.trainable_layout
-        frozen["value_base"] = split.base
+        frozen["value_base"] = split.base if critic else _held_once(split.base, policy.base)
     reward_config = None
     if reward is not None:
         reward_config = reward.config.replace(compute_dtype=config.dtype, attention=config.attention)
@@ -172,6 +172,12 @@ def _moments(values: tuple[float, float], mesh: Mesh) -> tuple[jax.Array, jax.Ar
 
 def _zeros(config: ModelConfig) -> Params:
     return {"kernel": jnp.zeros((1, config.hidden_width), jnp.float32)}
+
+
+def _held_once(tree: Params, other: Params) -> Params:
+    """With the arrays of ``other`` where it has the same part: both started alike and stay as they are."""
+    there = dict(jax.tree_util.tree_leaves_with_path(other))
+    return jax.tree_util.tree_map_with_path(lambda path, leaf: there.get(path, leaf), tree)
 
 
 def _as_critic(config: ModelConfig, params: Params) -> tuple[ModelConfig, Params]:

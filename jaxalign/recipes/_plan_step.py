@@ -226,6 +226,8 @@ def _lower_ppo(
         )
         program = make_ppo_program(models_, trainable, layout, config, mesh, config.max_steps or 1000)
         held.update(program=program, layout=layout, models=models_)
+        policys = set(map(id, jax.tree.leaves(frozen["base"])))
+        held["shared"] = [id(leaf) in policys for leaf in jax.tree.leaves(frozen["value_base"])]
         return trainable, frozen, program.extra
 
     shapes = [{} if one is None else one.shapes() for one in (reward, critic)]
@@ -235,6 +237,10 @@ def _lower_ppo(
     given = {name: frozen[name] for name in program.frozen_layout}
     lowered = program.step.lower(state, given, batch)  # which refuses rows that do not divide
     policy = held["models"].policy
+    frozen_bytes = sum(_bytes(given[name], program.frozen_layout[name]) for name in given)
+    bases = (given["value_base"], program.frozen_layout["value_base"])
+    for leaf, place, shared in zip(*map(jax.tree.leaves, bases), held["shared"], strict=True):
+        frozen_bytes -= _bytes(leaf, place) if shared else 0  # the critic's and the policy's, held once
     # What a rollout reads beside what an update does.
     layout = {**program.frozen_layout, "reference": policy.trainable_layout if frozen["reference"] else {}}
     beside = {"reference": _bytes(frozen["reference"], layout["reference"])}
@@ -263,7 +269,7 @@ def _lower_ppo(
         lowered=lowered,
         mesh=mesh,
         arguments=_of_state(state, program.layout)
-        | {"reference": 0, "frozen": sum(_bytes(given[name], program.frozen_layout[name]) for name in given)}
+        | {"reference": 0, "frozen": frozen_bytes}
         | {"batch": _bytes(batch, training.batch_shardings(batch, mesh))},
         resident=beside,
         gradients=_gradients(state.params, held["layout"], config.accumulation),
