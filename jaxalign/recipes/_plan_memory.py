@@ -5,7 +5,8 @@ copies donated arguments early and gathers parameters at the start, because memo
 is that of the live ranges with three rules applied:
 
 - a donated argument is updated in place;
-- what is made of arguments and constants alone (a gathered matrix, zeros) is made where it is first used;
+- what is made of arguments and constants alone (a gathered matrix, zeros), or in a loop of what it only reads, is made
+  where it is first used;
 - a constant that a loop only reads is part of the loop's fusions.
 """
 
@@ -61,7 +62,10 @@ def peak_of_live_ranges(live: str, assignment: str, module: Module) -> Peak:
     made = {one.name: one for body in module.computations.values() for one in body.instructions.values()}
     order = {name: int(at) for at, name in re.findall(r"^\s+(\d+):([\w.\-]+)\s*$", live, re.MULTILINE)}
     begins = _beginnings(module, order)
-    late = _late(module.entry, begins)
+    late = _late(module.entry, begins, {one.name for one in module.entry.parameters.values()})
+    for loop in (one for one in made.values() if one.opcode == "while"):
+        for body in (module.computations[name] for name in loop.called if name in module.computations):
+            late |= _late(body, begins, _unchanged(body))
     dropped = _dropped(module)
     places = _places(assignment)
     ranges = {
@@ -142,17 +146,29 @@ def _beginnings(module: Module, order: dict[str, int]) -> dict[str, int]:
     return found
 
 
-def _late(entry: Computation, begins: dict[str, int]) -> dict[str, int]:
-    """When what is made of arguments and constants alone is first used."""
-    free: set[str] = set()
+def _unchanged(body: Computation) -> set[str]:
+    """What a loop only reads: it hands these parts of its bundle on as they are."""
+    if body.root.opcode != "tuple":
+        return set()
+    handed = (body.instructions[name] for name in body.root.operands)
+    return {
+        one.name
+        for place, one in enumerate(handed)
+        if one.opcode == "get-tuple-element" and re.search(rf"index={place}\b", one.attributes)
+    }
+
+
+def _late(entry: Computation, begins: dict[str, int], given: set[str]) -> dict[str, int]:
+    """When what is made of constants and of what is ``given`` alone is first used."""
+    free = set(given)
     for instruction in entry.instructions.values():
-        if instruction.opcode in ("parameter", "constant") or (
+        if instruction.opcode == "constant" or (
             instruction.opcode in MOVABLE and all(name in free for name in instruction.operands)
         ):
             free.add(instruction.name)
     late: dict[str, int] = {}
     for instruction in reversed(entry.instructions.values()):
-        if instruction.name in free and instruction.opcode not in ("parameter", "constant"):
+        if instruction.name in free - given and instruction.opcode != "constant":
             users = entry.users.get(instruction.name, ())
             starts = [late.get(one.name, begins[one.name]) for one in users if one.opcode != "tuple"]
             for bundle in (one for one in users if one.opcode == "tuple"):

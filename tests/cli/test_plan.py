@@ -1,5 +1,6 @@
 """``jaxalign plan``: help, what it prints, and how what is wrong with a flag is said."""
 
+import dataclasses
 import json
 import subprocess
 import sys
@@ -8,6 +9,7 @@ import pytest
 
 from jaxalign.cli import _plan
 from jaxalign.cli._main import COMMANDS
+from jaxalign.recipes._plan_devices import CHIPS
 
 
 def test_its_help_lists_recipes_and_imports_nothing_heavy():
@@ -116,3 +118,21 @@ def test_a_plan_of_ppo_shows_its_rollout(model, shell, monkeypatch):
     found = json.loads(shell(*command, "--json", "True")[1])
     of_step = sum(found["memory"][name] for name in ("gradients", "activations", "temporary"))
     assert found["total"] == sum(found["memory"].values()) + max(0, sum(found["rollout"].values()) - of_step)
+
+
+def test_the_flags_for_more_chips_make_the_command_fit(model, shell, monkeypatch):
+    monkeypatch.setenv("COLUMNS", "200")
+    monkeypatch.setitem(CHIPS, "v5e", dataclasses.replace(CHIPS["v5e"], memory=110_000, usable=1.0))
+    command = (
+        "plan", "sft", "--model", model, "--devices", "v5e-1", "--mesh", "data=1", "--max-length", 16, "--batch-size",
+        1, "--remat", "full", "--dtype", "bfloat16", "--parameter-dtype", "bfloat16", "--state-dtype", "bfloat16",
+    )  # fmt: skip
+    status, output, errors = shell(*command)
+    assert status == 0, errors
+    assert "No change makes it fit 1 v5e." in output
+    flags = next(line for line in output.splitlines() if line.startswith("  --devices")).split()
+    assert {"--devices", "--mesh", "--batch-size"} <= set(flags)
+    status, output, errors = shell(*command, *flags)
+    assert status == 0, errors
+    assert output.count("a step, of a device") == 1  # nothing more is suggested
+    assert "fits:" in output

@@ -1,6 +1,7 @@
 """``recipes.plan`` of PPO: what it says of a rollout against what a run holds while it samples."""
 
 import contextlib
+import dataclasses
 
 import jax
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 from jaxalign import models, recipes
 from jaxalign.recipes import PPOConfig
 from jaxalign.recipes import _ppo as ppo_module
-from jaxalign.recipes._plan_devices import parse_devices
+from jaxalign.recipes._plan_devices import Slice, parse_devices
 from jaxalign.recipes._plan_process import Workers
 from jaxalign.recipes._ppo_update import RolloutPass
 from jaxalign.recipes.plan import _Planner
@@ -112,3 +113,20 @@ def test_a_rollout_that_was_planned_is_not_compiled_again(folder, workers):
     again, other = planner.plan({}, 1), planner.plan({"remat": "full"}, 1)
     assert again.rollout == other.rollout
     assert other.memory["activations"] < again.memory["activations"]
+
+
+def test_where_only_a_rollout_is_too_large_fewer_responses_are_decoded_together(folder, workers):
+    config = settings(folder, batch_size=128, sampling_batch=128, minibatches=128, ppo_epochs=1)
+    cpu = parse_devices("cpu")
+    asked = _Planner(config, cpu, workers, None, None).plan({}, 1)
+    assert asked.rollout_bytes > asked.update_bytes
+    chip = dataclasses.replace(cpu.chip, memory=(asked.rollout_bytes + asked.update_bytes) // 2)
+    planner = _Planner(config, Slice(chip, 1), workers, None, None)
+    found = planner.suggest(planner.plan({}, 1))
+    assert not found.fits
+    (flag,) = found.change
+    name, rows = flag.split()
+    assert name == "--sampling-batch"
+    assert found.changed is not None
+    assert found.changed.fits
+    assert not planner.plan({"sampling_batch": 2 * int(rows)}, 1).fits
