@@ -51,15 +51,14 @@ class ContentWords:
 
     @property
     def version(self) -> str:
-        """Changes with the collection."""
-        return digest(self.documents, sorted(self.having.items()))
+        """Changes with the collection, and with how weights are summed."""
+        return digest("exact sums", self.documents, sorted(self.having.items()))
 
     def coverage(self, document: str, summary: str) -> float:
         """(S): R, the share of the document's content words, by weight, that the summary has; 0 where it has none."""
         content = self._content(document)
-        covered = content & set(_words(summary))
-        whole = sum(map(self._weight, content))
-        return sum(map(self._weight, covered)) / whole if whole else 0.0
+        whole = self._weight(content)
+        return self._weight(content & set(_words(summary))) / whole if whole else 0.0
 
     def precise_coverage(self, document: str, summary: str) -> float:
         """(C): 2 P R / (P + R), P the share of the summary's words that are content words of the document, each once.
@@ -73,8 +72,9 @@ class ContentWords:
         precision, recall = useful / len(words), self.coverage(document, summary)
         return 2 * precision * recall / (precision + recall)
 
-    def _weight(self, word: str) -> float:
-        return math.log((self.documents + 1) / (self.having[word] + 1))
+    def _weight(self, words: set[str]) -> float:
+        """Of all of them together; exact, for sets have another order in every process, and equal sums must tie."""
+        return math.fsum(math.log((self.documents + 1) / (self.having[word] + 1)) for word in words)
 
     def _content(self, text: str) -> set[str]:
         return {word for word in _words(text) if 10 * self.having[word] < self.documents}

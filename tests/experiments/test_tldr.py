@@ -4,6 +4,9 @@ import dataclasses
 import functools
 import json
 import math
+import os
+import subprocess
+import sys
 
 import jax
 import numpy as np
@@ -180,6 +183,25 @@ def test_content_words_by_hand():
     expected = 2 * recall * precision / (recall + precision)
     assert words.precise_coverage(document, "the storm in Paris") == pytest.approx(expected)
     assert words.coverage(document, "the") == words.precise_coverage(document, "") == 0
+
+
+def test_coverage_does_not_depend_on_the_order_of_words():
+    """Sets have another order in every process, and sums of floats another last digit in every order."""
+    script = (
+        "from experiments._content_words import ContentWords\n"
+        "words = ContentWords.of([' '.join(f'w{index}x' for index in range(0, 400, step)) for step in range(1, 60)])\n"
+        "document = ' '.join(f'w{index}x' for index in range(0, 400, 7))\n"
+        "print(repr([words.coverage(document, document[:end]) for end in range(10, len(document))]))"
+    )
+    environment = {name: value for name, value in os.environ.items() if name != "PYTHONHASHSEED"}
+    found = {
+        subprocess.run(
+            [sys.executable, "-c", script], env=environment | {"PYTHONHASHSEED": seed}, check=True, capture_output=True,
+            text=True,
+        ).stdout
+        for seed in ("1", "2", "3")
+    }  # fmt: skip
+    assert len(found) == 1
 
 
 def test_content_word_judges_disagree_about_what_is_not_in_the_document(tmp_path):
