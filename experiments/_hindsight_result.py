@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import Any
 
 from experiments import _results
-from experiments._hindsight import BASE
+from experiments._hindsight import BASE, RLHF_ROW
 from experiments._hindsight_pairwise import judged_pairs, write_pairs, write_verdicts
 from experiments._hindsight_tasks import Measured, Task
 from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
@@ -19,7 +19,8 @@ COH = "CoH"
 def claims_of(task: Task, table: Any, results: Mapping[str, Sequence[Measured]]) -> dict[str, Claim]:
     """Row -> that CoH is above it; one training seed of a row, unlike one base, decides nothing."""
     scores = {method: [row["score"] for row in found] for method, found in results.items()}
-    spent = table.training.steps * table.training.outputs
+    outputs = table.training.steps * table.training.outputs
+    spent = f"{outputs} outputs in all, for CoH half of them the worse ones"
     found = {}
     for method in [method for method in scores if method != COH] if COH in scores else []:
         difference, by_seed = difference_over_seeds(scores[COH], scores[method])
@@ -27,7 +28,7 @@ def claims_of(task: Task, table: Any, results: Mapping[str, Sequence[Measured]])
         found[method] = Claim(
             claim=f"CoH is above {method}", source=task.paper.source if method in task.paper.scores else "",
             statistic=f"{task.unit}, CoH minus {method}; over items and seeds", found=difference, by_seed=by_seed,
-            why=f"{spent} outputs in all, for CoH half of them the worse ones" if difference.estimate < 0 else "",
+            why=spent if difference.estimate < 0 and method != RLHF_ROW else "",  # which has a budget of its own
             undecidable=f"one training seed of {' and of '.join(alone)}" if alone else "",
         )  # fmt: skip
     return found

@@ -60,9 +60,11 @@ def rlhf_on_comparisons(
             sampling_batch=task.settings.sampling_batch, seed=seed,
         )  # fmt: skip
         kept = directory if rlhf.scale.checkpoints else None
-        examples, prompts = comparisons(task, max_length, seed)
+        groups, prompts = comparisons(task, max_length, seed)
+        held_out = _last_groups(groups, rlhf.reward_held_out)
+        examples = [example for group in groups for example in group]
         reward, _ = train_reward(
-            task.config, task.start, examples, examples[:REWARD_ZERO], numbers, report,
+            task.config, task.start, examples, examples[:REWARD_ZERO], numbers, report, held_out=held_out,
             directory=kept and kept / "reward-model",
         )  # fmt: skip
         return train_ppo(
@@ -74,11 +76,13 @@ def rlhf_on_comparisons(
     return RLHFRuns(inputs, policy, rlhf.in_words(rlhf.target_kl))
 
 
-def comparisons(task: SummariesTask | DialogueTask, max_length: int, seed: int) -> tuple[list[Example], list[Prompt]]:
+def comparisons(
+    task: SummariesTask | DialogueTask, max_length: int, seed: int
+) -> tuple[list[list[Example]], list[Prompt]]:
     """Records as the reward model reads them, after neutral words, and what PPO samples from: the same prompts.
 
-    Prompts are in an order of the seed, each with all its comparisons behind one another: what the reward model is
-    measured on, the last of them, is of every data set, and asks what it was not trained on.
+    Groups are of one prompt each, in an order of the seed: what the reward model is measured on, the last of them, is
+    of every data set, and asks what it was not trained on.
     """
     asked = asked_prompts(task.tokenizer, None, task.templates, task.kind)
     compared: dict[tuple[int, ...], list[Example]] = {}
@@ -90,7 +94,8 @@ def comparisons(task: SummariesTask | DialogueTask, max_length: int, seed: int) 
         compared.setdefault(tuple(example.tokens[example.branch == 0].tolist()), []).append(example)
     found = list(compared.items())
     found = [found[place] for place in np.random.default_rng(seed).permutation(len(found)).tolist()]
-    examples = [example for _, group in found for example in group if len(example.tokens) <= max_length]
+    short = ([example for example in group if len(example.tokens) <= max_length] for _, group in found)
+    groups = [group for group in short if group]
     room = max_length - task.settings.max_new_tokens
     prompts = [
         Prompt(ids, "", task.tokenizer.decode(ids))
@@ -98,6 +103,20 @@ def comparisons(task: SummariesTask | DialogueTask, max_length: int, seed: int) 
         # Dialogues may part at what a person says: there is nothing to be answered yet.
         if len(ids) <= room and group[0].source_index[0] == len(ids) - 1
     ]
-    if len(examples) < 2 or not prompts:
-        raise InputError(f"max_length {max_length}: {len(examples)} comparisons and {len(prompts)} prompts fit into it")
-    return examples, prompts
+    if len(groups) < 2 or not prompts:
+        raise InputError(
+            f"max_length {max_length}: comparisons of {len(groups)} prompts fit into it, and {len(prompts)} prompts to "
+            "sample from"
+        )
+    return groups, prompts
+
+
+def _last_groups(groups: list[list[Example]], share: float) -> int:
+    """How many examples the last groups have that are a share of all, whole groups and never all of them."""
+    wanted = share * sum(map(len, groups))
+    held = 0
+    for group in reversed(groups[1:]):
+        held += len(group)
+        if held >= wanted:
+            break
+    return held

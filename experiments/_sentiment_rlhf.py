@@ -106,15 +106,17 @@ def train_reward(
     study: Any,
     report: Report,
     *,
+    held_out: int | None = None,
     directory: Path | None = None,
 ) -> tuple[RewardModel, evaluation.Calibration]:
     """A reward model initialised from the start model, and what it knows of preferences it has not seen.
 
-    The last ``reward_held_out`` of the prefixes are held out, with all their samples. Its mean on demonstrations (of
-    preferences: on the answers that no other beats) is 0. ``directory``: where its metrics and checkpoints go, if any.
+    The last ``held_out`` examples are held out; None: the share ``reward_held_out`` of them, where each is a prompt
+    with all its samples. Its mean on demonstrations (of preferences: on the answers that no other beats) is 0.
+    ``directory``: where its metrics and checkpoints go, if any.
     """
     settings: RewardAndPPO = study.rlhf
-    held = max(1, round(len(examples) * settings.reward_held_out))
+    held = held_out or max(1, round(len(examples) * settings.reward_held_out))
     scored, tree = models.add_score_head(config, params, jax.random.key(study.seed))
     fit = FitConfig(
         max_steps=settings.reward_steps,

@@ -59,8 +59,8 @@ _MINI = DialogueTable(
         steps=20, outputs=16, learning_rate=3e-4, warmup_steps=4, frozen_layers=24, max_length=128,
         pretraining_batch_size=4,
     ),
-    rlhf=RLHFTraining(  # as many outputs as the others in the reward model's updates, a third as many sampled
-        target_kl=3.0, reward_steps=24, reward_prompts_per_step=8, reward_learning_rate=3e-4, updates=8, episodes=16,
+    rlhf=RLHFTraining(  # as many outputs as the others in the reward model's updates, two fifths as many sampled
+        target_kl=3.0, reward_steps=20, reward_prompts_per_step=8, reward_learning_rate=3e-4, updates=8, episodes=16,
         learning_rate=1.5e-4,
     ),
 )  # fmt: skip

@@ -61,8 +61,8 @@ PRESETS = {
             steps=32, outputs=6, learning_rate=5e-4, warmup_steps=4, frozen_layers=24, max_length=160,
             pretraining_batch_size=2,
         ),
-        rlhf=RLHFTraining(  # as many outputs as the others in the reward model's updates, half as many sampled
-            target_kl=3.0, reward_steps=20, reward_prompts_per_step=4, reward_learning_rate=3e-4, updates=8,
+        rlhf=RLHFTraining(  # as many outputs as the others in the reward model's updates, two thirds as many sampled
+            target_kl=3.0, reward_steps=16, reward_prompts_per_step=4, reward_learning_rate=3e-4, updates=8,
             episodes=16, learning_rate=1.5e-4,
         ),
         task=Summaries(document_words=32, max_new_tokens=24),

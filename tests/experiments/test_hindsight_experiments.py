@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import itertools
 import json
 import re
 
@@ -14,7 +15,7 @@ from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training
 from experiments._hindsight_pairwise import judged_pairs
 from experiments._hindsight_report import write
 from experiments._hindsight_reviews import LEAD
-from experiments._hindsight_rlhf import RLHFTraining
+from experiments._hindsight_rlhf import RLHFTraining, _last_groups
 from experiments._hindsight_rlhf import comparisons as comparisons_of
 from experiments._hindsight_study import Table
 from experiments._hindsight_tasks import Axis, Published
@@ -256,15 +257,20 @@ def test_what_rlhf_reads_of_a_tasks_records(tmp_path, model, text):
     task = coh_dialogue.DialogueTask(settings, 24)
     orders = set()
     for seed in range(8):
-        examples, prompts = comparisons_of(task, 150, seed)
+        groups, prompts = comparisons_of(task, 150, seed)
+        examples = [example for group in groups for example in group]
         first = [re.findall(r"w\d", task.tokenizer.decode(example.tokens))[0] for example in examples]
         assert sorted(first) == ["w0", "w0", "w0", "w6", "w8"]
         assert first[first.index("w0") :][:3] == ["w0"] * 3
+        for share, least in ((0.01, 1), (0.3, 2), (0.99, 2)):  # whole prompts, never all of them
+            held = _last_groups(groups, share)
+            assert held in itertools.accumulate(len(group) for group in groups[:0:-1])
+            assert least <= held < len(examples)
         asked = [re.findall(r"w\d", prompt.opening) for prompt in prompts]
         assert sorted(asked) == [["w0"], ["w1"], ["w8"]]
         orders.add(tuple(prompt.ids for prompt in prompts))
     assert len(orders) > 1
-    with pytest.raises(InputError, match="max_length 8: 0 comparisons and 0 prompts"):
+    with pytest.raises(InputError, match="max_length 8: comparisons of 0 prompts"):
         comparisons_of(task, 8, 0)
 
 

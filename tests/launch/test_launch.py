@@ -179,6 +179,7 @@ def test_skypilot(shell):
     )  # fmt: skip
     config = config_of(call)
     assert (config.coordinator, config.num_processes, config.process_id) == ("10.0.0.1:8476", 2, 1)
+    assert config.stop_deadline < 30  # seconds from SkyPilot's SIGTERM to its SIGKILL
     assert "[cuda]" in task["setup"]
 
 
