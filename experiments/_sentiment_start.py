@@ -3,6 +3,7 @@
 import dataclasses
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -137,13 +138,17 @@ TRAINING = ("frozen_layers", "steps", "prompts_per_step", "learning_rate", "warm
 
 
 def _study_inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any]:
-    """What decides a stage's result: the study without the lists of runs, so that adding one keeps the others."""
+    """What decides a stage's result: the study without the lists of runs, so that adding one keeps the others.
+
+    A model or reviews on this disk are known by their content alone (``prepare``), wherever they lie.
+    """
     runs = (
         "dpo_betas", "dpo_seeds", "dpo_seeds_at", "preferred_ft_seeds", "unlikelihood_alphas", "unlikelihood_seeds",
         "unlikelihood_seeds_at",
     )  # fmt: skip
     apart = (*runs, "compare_at", "rlhf", "sweep", "ablations", *without)
-    return {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
+    values = {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
+    return values | {name: "local" for name in ("model", "reviews") if Path(values[name]).exists()}
 
 
 def reward_inputs(study: Study) -> dict[str, Any]:

@@ -177,7 +177,8 @@ def _run_size(scaling: Scaling, size: str, rung: Rung, stages: Stages, output: P
     text: list[data.Example] = []
 
     def kept(method: str, seed: int, inputs: dict[str, Any], compute: Callable[[Report, Path], Measured]) -> None:
-        label = f"{size}-{method}-seed-{seed}".lower().replace("/", "-").replace(" ", "-")
+        name = Path(size).name if Path(size).is_dir() else size  # its weights are among the inputs, wherever it lies
+        label = f"{name}-{method}-seed-{seed}".lower().replace("/", "-").replace(" ", "-")
         inputs = known | inputs | {"seed": seed}
         directory = output / "runs" / stages.folder(label, inputs).name  # other inputs, other checkpoints
         found = stages.stage(label, inputs, lambda report: compute(report, directory), *JSON)

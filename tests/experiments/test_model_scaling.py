@@ -3,6 +3,8 @@
 import dataclasses
 import importlib.util
 import json
+import shutil
+from pathlib import Path
 
 import jax
 import numpy as np
@@ -77,6 +79,12 @@ def test_reviews_at_two_sizes(tmp_path, sizes, capsys):
     assert "running" not in capsys.readouterr().out
     assert snapshot(output / "stages") == before
 
+    # Elsewhere, with the models elsewhere too, nothing is another stage.
+    moved = tuple(str(shutil.copytree(size, tmp_path / "moved" / Path(size).name)) for size in sizes)
+    shutil.copytree(output / "stages", tmp_path / "moved" / "out" / "stages")
+    assert run(dataclasses.replace(scaling, sizes=moved), tmp_path / "moved" / "out", "gpu").claims == first.claims
+    assert "running" not in capsys.readouterr().out
+
 
 @pytest.mark.usefixtures("one_device")
 def test_other_numbers_have_other_checkpoints(tmp_path, sizes, monkeypatch):
@@ -139,7 +147,7 @@ def test_summaries_as_the_paper_preset_has_them(tmp_path, sizes):
     moved = jax.tree.map(lambda new, old: np.abs(np.asarray(new) - np.asarray(old)).max(), policy, rung.task.start)
     assert max(jax.tree.leaves(moved)) > 0
     short = dataclasses.replace(ladder, max_length=8).rung(sizes[0], Stages(tmp_path / "stages"), 24)
-    with pytest.raises(InputError, match=r"max_length 8: 0 comparisons"):
+    with pytest.raises(InputError, match=r"max_length 8: comparisons of 0 prompts"):
         short.rlhf.policy(seed=0, report=silent, directory=tmp_path / "run")
 
 
