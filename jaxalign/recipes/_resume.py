@@ -28,6 +28,8 @@ def open_run(
 ) -> tuple[Checkpoints, Restored | None]:
     """The run's checkpoints in ``directory`` and the newest of them; then writes ``config.json``.
 
+    Where there is none the run begins again, and the metrics of the one before are removed.
+
     Args:
       directory: the run's folder.
       config, identity: what decides the run's numbers; ``identity`` is what is not in the config (data, weights).
@@ -53,7 +55,11 @@ def open_run(
     if jax.process_index() == 0:
         if restored is not None and (changed := _changed(restored.config, described)):
             logger.warning("%s goes on with %s: the same to rounding, not bit for bit", directory, changed)
-        path = directory / "config.json"
+        path, metrics = directory / "config.json", directory / "metrics.jsonl"
+        if restored is None:
+            # First: metrics beside another run's save_every would look as if checkpoints had been lost.
+            with about(metrics):
+                metrics.unlink(missing_ok=True)
         with about(path):
             path.write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
     return checkpoints, restored
