@@ -18,7 +18,7 @@ from jaxalign.models import ModelConfig
 from jaxalign.recipes._objective import Params, frozen_trunk
 from jaxalign.recipes._scores import score_targets, sequence_scores
 
-__all__ = ["attach_reference_log_probs", "attach_trunk", "example_log_probs", "example_scores"]
+__all__ = ["OnProgress", "attach_reference_log_probs", "attach_trunk", "example_log_probs", "example_scores"]
 
 logger = logging.getLogger(__name__)
 
@@ -147,13 +147,14 @@ def example_scores(
     *,
     mesh: Mesh | None = None,
     batch_size: int = 16,
+    on_progress: OnProgress | None = None,
 ) -> list[np.ndarray]:
     """Scores of every example's sequences by a model with one label: a list of ``[q]`` float32 arrays, unnormalised.
 
     Arguments as in :func:`example_log_probs`.
     """
     mesh = sharding.make_mesh() if mesh is None else mesh
-    rows = _map_rows(_scores, config, params, examples, mesh=mesh, batch_size=batch_size)
+    rows = _map_rows(_scores, config, params, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress)
     return [row[: example.sequences] for row, example in zip(rows, examples, strict=True)]
 
 

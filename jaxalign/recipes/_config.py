@@ -99,7 +99,7 @@ class TrainConfig:
     this: a hung collective or callback. None = wait for ever."""
     slow_timeout: float = 1800.0
     """With ``step_timeout``: the same for the first step, which compiles, for an evaluation, a save, reading a
-    checkpoint and writing the final model."""
+    checkpoint, writing the final model, and each batch that is scored after training."""
     loss_spike: float | None = None
     """Stop if the loss is more than this many deviations above the median of the last 64 steps (5 is far out); None =
     never. Nothing of the step is saved."""

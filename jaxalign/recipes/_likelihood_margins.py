@@ -7,7 +7,7 @@ from jax.sharding import Mesh
 
 from jaxalign.data import Example
 from jaxalign.models import ModelConfig
-from jaxalign.recipes._cached import example_log_probs
+from jaxalign.recipes._cached import OnProgress, example_log_probs
 from jaxalign.recipes._objective import Params
 
 __all__ = ["likelihood_margins"]
@@ -21,6 +21,7 @@ def likelihood_margins(
     average: bool = False,
     mesh: Mesh | None = None,
     batch_size: int = 16,
+    on_progress: OnProgress | None = None,
 ) -> np.ndarray:
     """log pi(better) - log pi(worse) of every pair of the examples, float32 ``[n]``, in order, nats.
 
@@ -32,8 +33,9 @@ def likelihood_margins(
       examples: tokenised records with pairs.
       average: compare means a token instead of sums: of answers of different length the longer loses nothing by it.
       mesh, batch_size: where, and how many examples at a time.
+      on_progress: called as ``on_progress(done, total)``, in examples.
     """
-    rows = example_log_probs(config, params, examples, mesh=mesh, batch_size=batch_size)
+    rows = example_log_probs(config, params, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress)
     margins = []
     for log_probs, example in zip(rows, examples, strict=True):
         counts = np.bincount(example.target_sequence, minlength=example.sequences)

@@ -13,7 +13,7 @@ import numpy as np
 from jaxalign.errors import InputError
 from jaxalign.recipes._config import HOW, UNCHECKED, TrainConfig
 from jaxalign.recipes._shared import check_agreement, on_first_process
-from jaxalign.training import Checkpoints, Restored, TrainState, about, watched
+from jaxalign.training import Checkpoints, Restored, TrainState, about, read_rows, watched
 
 __all__ = ["OF_A_PROCESS", "open_run"]
 
@@ -27,6 +27,8 @@ def open_run(
     directory: Path, config: TrainConfig, identity: dict[str, Any] | None, like: TrainState, layout: TrainState
 ) -> tuple[Checkpoints, Restored | None]:
     """The run's checkpoints in ``directory`` and the newest of them; then writes ``config.json``.
+
+    Where there is none the run begins again, and the metrics of the one before are removed.
 
     Args:
       directory: the run's folder.
@@ -53,7 +55,11 @@ def open_run(
     if jax.process_index() == 0:
         if restored is not None and (changed := _changed(restored.config, described)):
             logger.warning("%s goes on with %s: the same to rounding, not bit for bit", directory, changed)
-        path = directory / "config.json"
+        path, metrics = directory / "config.json", directory / "metrics.jsonl"
+        if restored is None:
+            # First: metrics beside another run's save_every would look as if checkpoints had been lost.
+            with about(metrics):
+                metrics.unlink(missing_ok=True)
         with about(path):
             path.write_text(json.dumps(checkpoints.config, indent=2) + "\n", encoding="utf-8")
     return checkpoints, restored
@@ -68,7 +74,7 @@ def _check_not_lost(directory: Path) -> np.ndarray:
     # Also one that is damaged: what can be made of it is said when it is read.
     if folder.is_dir() and any(path.name.isdigit() for path in folder.iterdir()):
         return nothing
-    done = _last_step(directory / "metrics.jsonl")
+    done = max((row["step"] for row in read_rows(directory / "metrics.jsonl")), default=0)
     first = 2 * _save_every(directory / "config.json") if folder.is_dir() else 0
     final = (directory / "final").exists()
     if done <= first and not final:
@@ -80,19 +86,10 @@ def _check_not_lost(directory: Path) -> np.ndarray:
     )
 
 
-def _last_step(path: Path) -> int:
-    """The step of the last row that is whole."""
-    last = 0
-    for line in path.read_bytes().splitlines() if path.exists() else []:
-        with contextlib.suppress(ValueError):  # cut off by a kill
-            last = max(last, json.loads(line)["step"])
-    return last
-
-
 def _save_every(path: Path) -> int:
     """How often the run that wrote this config saved; 0 where it wrote none that is whole."""
-    with contextlib.suppress(FileNotFoundError, ValueError):
-        return int(json.loads(path.read_text(encoding="utf-8")).get("save_every", 0))
+    with contextlib.suppress(FileNotFoundError, ValueError, TypeError, KeyError):
+        return int(json.loads(path.read_text(encoding="utf-8"))["save_every"])
     return 0
 
 

@@ -32,11 +32,13 @@ from jaxalign.recipes._likelihood_margins import likelihood_margins
 from jaxalign.recipes._run import RunData, Tokenise, run_recipe, say, write_final
 from jaxalign.recipes._shared import check_folder
 from jaxalign.recipes._sheet import PeopleAsk
-from jaxalign.training import OptimizerConfig, watched
+from jaxalign.training import OptimizerConfig, Watchdog, watched
 
 __all__ = ["PRESETS", "HindsightConfig", "load", "run"]
 
 PRESETS = HINDSIGHT_PRESETS
+# What a run waits for once it has trained.
+HELD_OUT = "held-out outputs to be compared"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -193,8 +195,8 @@ def run(config: HindsightConfig) -> None:
         if jax.process_index() == 0:
             prompts.save(config.output_dir / "final", kinds=run_data.examples.text_kinds)
         if config.eval_dataset is not None:
-            with watched(config.limits, "held-out outputs to be compared"):
-                _write_evaluation(config, result, prompts)
+            with watched(config.limits, HELD_OUT) as watch:
+                _write_evaluation(config, result, prompts, watch)
             write_card(config.output_dir / "final", config, card)  # once more, with what was measured
 
     run_recipe(
@@ -258,7 +260,7 @@ def _comparable(record: Any, place: str) -> bool:
     return None not in ratings and len(set(ratings)) > 1
 
 
-def _write_evaluation(config: HindsightConfig, result: FitResult, prompts: FeedbackPrompts) -> None:
+def _write_evaluation(config: HindsightConfig, result: FitResult, prompts: FeedbackPrompts, watch: Watchdog) -> None:
     """Accuracy of the likelihood as a judge of held-out outputs, where there are several to a prompt."""
     records = _read(config, str(config.eval_dataset), config.eval_split)
     compared: list[Example] = []
@@ -276,7 +278,14 @@ def _write_evaluation(config: HindsightConfig, result: FitResult, prompts: Feedb
         return
     mesh = sharding.parse_mesh(config.mesh)
     scored = result.config.replace(compute_dtype=config.dtype)
-    margins = likelihood_margins(scored, result.params, compared, mesh=mesh, batch_size=config.batch_size)
+    margins = likelihood_margins(
+        scored,
+        result.params,
+        compared,
+        mesh=mesh,
+        batch_size=config.batch_size,
+        on_progress=watch.wait_for_parts(HELD_OUT),
+    )
     found = evaluation.calibration(margins)
     content = {
         "step": result.step,

@@ -22,7 +22,7 @@ from jaxalign import data, evaluation, models, sharding
 from jaxalign.data import Example
 from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
-from jaxalign.recipes._cached import example_scores
+from jaxalign.recipes._cached import OnProgress, example_scores
 from jaxalign.recipes._card import Card, write_card
 from jaxalign.recipes._config import RunConfig
 from jaxalign.recipes._fit import FitResult
@@ -37,6 +37,8 @@ __all__ = ["RewardModelConfig", "load", "moments", "pair_margins", "run"]
 
 # Folded into the seed's key to make the score head.
 SCORE = 0x5343_4F52
+# What a run waits for once it has trained.
+MEASURED, HELD_OUT = "demonstrations to be scored", "held-out pairs to be scored"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -89,7 +91,7 @@ def run(config: RewardModelConfig) -> None:
 
     def write(result: FitResult, tokenizer: Any, run_data: RunData) -> None:
         measured = listed(run_data.examples) if demonstrations is None else demonstrations
-        with watched(config.limits, "demonstrations to be scored") as watch:
+        with watched(config.limits, MEASURED) as watch:
             _write(config, result, tokenizer, measured, listed(run_data.eval_examples), watch)
         kept = result.step if result.best_step is None else result.best_step
         write_card(config.output_dir / "final", config, Card("reward", run_data.identity, kept))
@@ -106,7 +108,13 @@ def run(config: RewardModelConfig) -> None:
 
 
 def moments(
-    config: ModelConfig, params: Params, examples: Sequence[Example], *, mesh: Mesh | None = None, batch_size: int = 16
+    config: ModelConfig,
+    params: Params,
+    examples: Sequence[Example],
+    *,
+    mesh: Mesh | None = None,
+    batch_size: int = 16,
+    on_progress: OnProgress | None = None,
 ) -> tuple[float, float, int]:
     """(mean, standard deviation, number) of the scores of demonstrations; of preferences, of answers no other beats.
 
@@ -114,8 +122,9 @@ def moments(
       config, params: the reward model.
       examples: tokenised records.
       mesh, batch_size: where, and how many examples at a time.
+      on_progress: called as ``on_progress(done, total)``, in examples.
     """
-    scores = example_scores(config, params, examples, mesh=mesh, batch_size=batch_size)
+    scores = example_scores(config, params, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress)
     best = []
     for own, example in zip(scores, examples, strict=True):
         beaten = set(example.pairs[:, 1].tolist())
@@ -124,10 +133,19 @@ def moments(
 
 
 def pair_margins(
-    config: ModelConfig, params: Params, examples: Sequence[Example], *, mesh: Mesh | None = None, batch_size: int = 16
+    config: ModelConfig,
+    params: Params,
+    examples: Sequence[Example],
+    *,
+    mesh: Mesh | None = None,
+    batch_size: int = 16,
+    on_progress: OnProgress | None = None,
 ) -> np.ndarray:
-    """r_w - r_l of every pair of the examples, float32 ``[n]``, in order: for ``evaluation.calibration``."""
-    scores = example_scores(config, params, examples, mesh=mesh, batch_size=batch_size)
+    """r_w - r_l of every pair of the examples, float32 ``[n]``, in order: for ``evaluation.calibration``.
+
+    Arguments as in :func:`moments`.
+    """
+    scores = example_scores(config, params, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress)
     return np.concatenate(
         [own[example.pairs[:, 0]] - own[example.pairs[:, 1]] for own, example in zip(scores, examples, strict=True)]
     )
@@ -163,7 +181,14 @@ def _write(
     source = public_dataset(config.normalise_dataset or config.dataset)
     source = source if config.normalise_dataset else f"the best answers of {source}"
     scored = result.config.replace(compute_dtype="float32")  # as the folder is computed by whoever loads it
-    mean, std, count = moments(scored, params, measured, mesh=mesh, batch_size=config.batch_size)
+    mean, std, count = moments(
+        scored,
+        params,
+        measured,
+        mesh=mesh,
+        batch_size=config.batch_size,
+        on_progress=watch.wait_for_parts(MEASURED),
+    )
     model = RewardModel(scored, params, mean, std if config.normalise_variance else 1.0)
     watch.wait_for(f"{final} to be written", slow=True)
     models.save_reward_model(final, model, tokenizer, measured_on=source, measured_answers=count, measured_std=std)
@@ -172,8 +197,15 @@ def _write(
         f"{count} answers ({source})"
     ]
     if eval_examples:
-        watch.wait_for("held-out pairs to be scored", slow=True)
-        margins = pair_margins(scored, params, eval_examples, mesh=mesh, batch_size=config.batch_size)
+        watch.wait_for(HELD_OUT, slow=True)
+        margins = pair_margins(
+            scored,
+            params,
+            eval_examples,
+            mesh=mesh,
+            batch_size=config.batch_size,
+            on_progress=watch.wait_for_parts(HELD_OUT),
+        )
         found = evaluation.calibration(margins)
         content = {
             "step": result.best_step,

@@ -13,7 +13,7 @@ from jaxalign.training._explain import NameRows, explain_loss
 from jaxalign.training._fingerprint import fingerprint
 from jaxalign.training._flags import MAY_CHANGE, as_flag, check_config, differences
 from jaxalign.training._loop import LoopResult, MakeBatch, run_loop
-from jaxalign.training._metrics import MetricWriter, means
+from jaxalign.training._metrics import MetricWriter, means, read_rows
 from jaxalign.training._optimizers import OptimizerConfig, at_update, decay_mask, make_optimizer, make_schedule
 from jaxalign.training._progress import Progress
 from jaxalign.training._retention import Retention
@@ -82,6 +82,7 @@ __all__ = [
     "prefetch",
     "put_batch",
     "read_losses",
+    "read_rows",
     "round_stochastically",
     "run_loop",
     "select",

@@ -21,6 +21,15 @@ def means(metrics: Mapping[str, tuple[Any, Any]]) -> dict[str, float]:
     return {name: float(np.float64(total) / np.float64(count)) for name, (total, count) in pairs.items() if count != 0}
 
 
+def read_rows(path: Path) -> list[dict[str, Any]]:
+    """The rows of a metrics.jsonl, each with its ``step``; none where there is no file. What is no row is passed over.
+
+    A kill, a disk or a hand may have left less than a row at the end, and whoever only reads goes on without it.
+    """
+    lines = path.read_bytes().splitlines() if path.exists() else []
+    return [row for row in map(_row, lines) if row is not None]
+
+
 class MetricWriter:
     """Appends one JSON object a line to ``metrics.jsonl``, and the same numbers to TensorBoard if asked.
 
@@ -34,7 +43,7 @@ class MetricWriter:
         tensorboard: folder of the TensorBoard files; None writes none.
 
     Raises:
-        InputError: if a row of the file is not JSON (a last row that was cut short is dropped), or TensorBoard files
+        InputError: if a line of the file is not a row (a last one that was cut short is dropped), or TensorBoard files
             are asked for and ``tensorboardX`` is not installed.
         OSError: a row or the file cannot be written; it names the file.
     """
@@ -92,6 +101,15 @@ def _writable(value: Any) -> bool:
     return not isinstance(value, float) or math.isfinite(value)
 
 
+def _row(line: bytes) -> dict[str, Any] | None:
+    """What ``MetricWriter.write`` wrote; None if this is anything else."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return None
+    return row if isinstance(row, dict) and isinstance(row.get("step"), int) else None
+
+
 def _truncate(path: Path, step: int) -> None:
     """Keep the rows up to ``step``; the file is replaced at once, so that a kill here loses nothing either."""
     if not path.exists():
@@ -102,12 +120,11 @@ def _truncate(path: Path, step: int) -> None:
     for number, line in enumerate(lines):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError:
+        row = _row(line)
+        if row is None:
             if number == last:
                 continue
-            raise InputError(f"{path}: row {number + 1} is not JSON") from None
+            raise InputError(f"{path}: row {number + 1} is not a JSON object with a step")
         if step > 0 and row["step"] <= step:
             kept.append(line + b"\n")
     temporary = path.with_name(path.name + ".new")

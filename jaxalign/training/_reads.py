@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import threading
 from collections.abc import Callable, Iterator
 from contextvars import Context
 from typing import TypeVarTuple
@@ -11,17 +12,46 @@ Ts = TypeVarTuple("Ts")
 
 @contextlib.contextmanager
 def ending_together() -> Iterator[None]:
-    """Event loops that are made here cancel what is still pending when they close, and wait for its end.
+    """Event loops that this thread makes here cancel what is still pending when they close, and wait for its end.
 
     Orbax reads all arrays at once, in an event loop that it closes when one cannot be read. The other reads would go on
     without it, and each would say on standard error that its loop is gone, or that nobody has waited for it.
     """
-    make = asyncio.new_event_loop
-    asyncio.new_event_loop = _Loop
+    _factory.enter()
     try:
         yield
     finally:
-        asyncio.new_event_loop = make
+        _factory.leave()
+
+
+class _Factory:
+    """In the place of ``asyncio.new_event_loop``, which Orbax calls, while any thread is inside ``ending_together``.
+
+    The other threads of the process get the loops that they would get without it.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._inside: list[int] = []
+        self._usual = asyncio.new_event_loop
+
+    def enter(self) -> None:
+        with self._lock:
+            if not self._inside:
+                self._usual, asyncio.new_event_loop = asyncio.new_event_loop, self
+            self._inside.append(threading.get_ident())
+
+    def leave(self) -> None:
+        with self._lock:
+            self._inside.remove(threading.get_ident())
+            if not self._inside:
+                asyncio.new_event_loop = self._usual
+
+    def __call__(self) -> asyncio.AbstractEventLoop:
+        return _Loop() if threading.get_ident() in self._inside else self._usual()
+
+
+_factory = _Factory()
 
 
 class _Loop(asyncio.SelectorEventLoop):

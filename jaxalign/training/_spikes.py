@@ -10,6 +10,7 @@ from pathlib import Path
 import jax
 
 from jaxalign import sharding
+from jaxalign.training._metrics import read_rows
 
 WINDOW = 64
 """Losses that a new one is held against."""
@@ -54,16 +55,14 @@ class LossSpikes:
 
 
 def read_losses(path: Path, step: int) -> list[float]:
-    """The losses of a run's metrics.jsonl up to this step, for ``LossSpikes``; none where there is no file.
+    """The losses of a run's metrics.jsonl up to this step, for ``LossSpikes``, as :func:`read_rows` has its rows.
 
     As process 0 reads them, which writes the file; in a run of several processes all must call this.
     """
     if step == 0:
         return []
-    losses: list[float] = []
-    if jax.process_index() == 0 and path.exists():
-        rows = [json.loads(line) for line in path.read_bytes().splitlines() if line.strip()]
-        losses = [row["loss"] for row in rows if row["step"] <= step and isinstance(row.get("loss"), float)]
+    rows = read_rows(path) if jax.process_index() == 0 else []
+    losses = [row["loss"] for row in rows if row["step"] <= step and isinstance(row.get("loss"), float)]
     own = [loss for loss in losses[-WINDOW:] if math.isfinite(loss)]
     shared: list[float] = json.loads(sharding.exchange(json.dumps(own))[0])
     return shared

@@ -19,7 +19,7 @@ class TimeLimits:
         step: the longest that a single wait within a step may take: for its batch, its dispatch, its results. None
             watches nothing.
         slow: the same for what is slower by nature: the first step, which compiles, an evaluation, a save, reading a
-            checkpoint, writing the final model. Read only where ``step`` is given.
+            checkpoint, writing the final model, a batch that it scores. Read only where ``step`` is given.
         stop: from the first SIGTERM or SIGINT to the end of the save; None = as long as it takes.
     """
 
@@ -74,6 +74,10 @@ class Watchdog:
         if self.limits.step is not None:
             seconds, flag = (self.limits.slow, "--slow-timeout") if slow else (self.limits.step, "--step-timeout")
             self._waiting = (time.monotonic(), seconds, flag, what)
+
+    def wait_for_parts(self, what: str) -> Callable[[int, int], None]:
+        """An ``on_progress(done, total)`` that gives each part of this ``limits.slow`` seconds: it may have many."""
+        return lambda done, total: self.wait_for(f"{what}, {done} of {total} done", slow=True)
 
     def stop_soon(self) -> None:
         """The run was asked to stop: from now on it has ``limits.stop`` seconds. Later calls change nothing."""

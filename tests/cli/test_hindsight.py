@@ -14,6 +14,7 @@ import pytest
 from jaxalign import data, models, recipes, sharding
 from jaxalign.cli import main
 from jaxalign.recipes.hindsight import PRESETS
+from jaxalign.training import Watchdog
 from tests.recipes import toy
 from tests.tolerances import FLOAT32
 
@@ -146,12 +147,16 @@ def test_records_of_every_form_make_one_mixture(flags, rows, shell, tmp_path):
     assert " bad: bad<eos>" in written[22]
 
 
-def test_the_models_likelihood_is_judged_on_held_out_outputs(flags, rows, shell, tmp_path):
+def test_the_models_likelihood_is_judged_on_held_out_outputs(flags, rows, shell, tmp_path, monkeypatch):
     """And only the training records are limited; a record of one output has nothing to compare."""
     held_out = [*toy.feedback_records(), {"prompt": " it", "completion": " was", "label": True}]
     path = toy.write_jsonl(tmp_path / "held_out.jsonl", held_out)
+    waits = []
+    monkeypatch.setattr(Watchdog, "wait_for", lambda self, what, *, slow=False: waits.append((what, slow)))
     status, _, errors = shell(*flags("--eval-dataset", path, "--dataset-limit", 5))
     assert status == 0, errors
+    done = ["", ", 4 of 8 done", ", 8 of 8 done"]  # a batch of them has a time of its own
+    assert waits[-3:] == [(f"held-out outputs to be compared{so_far}", True) for so_far in done]
     assert "rows_read 5, examples 5" in errors
     assert "rows_read 9, examples 9" in errors
     found = json.loads((tmp_path / "out" / "evaluation.json").read_text())

@@ -13,7 +13,7 @@ from jaxalign.cli._main import main
 from jaxalign.errors import InputError
 from jaxalign.recipes import RewardObjective, reward_model
 from jaxalign.recipes._reward import _beats
-from jaxalign.training import OptimizerConfig
+from jaxalign.training import OptimizerConfig, Watchdog
 from tests.recipes import toy
 from tests.tolerances import FLOAT32
 
@@ -208,7 +208,13 @@ def test_the_best_evaluation_is_kept_and_survives_an_interruption(scored, ranked
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory):
+def waits():
+    """What the run of ``folder`` waited for, and whether as for what is slow."""
+    return []
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory, waits):
     """What ``jaxalign reward`` leaves."""
     root = tmp_path_factory.mktemp("reward")
     toy.write_model(root / "model")
@@ -218,11 +224,25 @@ def folder(tmp_path_factory):
     flags = {
         "--model": root / "model", "--dataset": root / "train.jsonl", "--eval-dataset": root / "held.jsonl",
         "--normalise-dataset": root / "demonstrations.jsonl", "--output-dir": root / "run", "--max-steps": 4,
-        "--batch-size": 8, "--mesh": "data=1", "--learning-rate": 0.01, "--eval-every": 2, "--lora-rank": 2,
+        "--batch-size": 4, "--mesh": "data=1", "--learning-rate": 0.01, "--eval-every": 2, "--lora-rank": 2,
         "--normalise-variance": True,
     }  # fmt: skip
-    assert main(["reward", *(str(part) for pair in flags.items() for part in pair)]) == 0
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(Watchdog, "wait_for", lambda self, what, *, slow=False: waits.append((what, slow)))
+        assert main(["reward", *(str(part) for pair in flags.items() for part in pair)]) == 0
     return root
+
+
+def test_every_batch_that_is_scored_has_a_time_of_its_own(folder, waits):
+    demonstrations, held_out = "demonstrations to be scored", "held-out pairs to be scored"
+    assert waits[-6:] == [
+        (demonstrations, True),
+        (f"{demonstrations}, 4 of 8 done", True),
+        (f"{demonstrations}, 8 of 8 done", True),
+        (f"{folder}/run/final to be written", True),
+        (held_out, True),
+        (f"{held_out}, 3 of 3 done", True),
+    ]
 
 
 def test_the_folder_holds_the_rewards_zero_and_scale(folder):

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from jaxalign.errors import InputError
-from jaxalign.training import MetricWriter, means
+from jaxalign.training import MetricWriter, means, read_losses, read_rows
 
 
 def rows(path):
@@ -38,6 +38,20 @@ def test_a_resumed_run_continues_the_file(tmp_path):
     assert [(row["step"], row["loss"]) for row in rows(path)] == [(1, 1), (2, 2), (3, 3), (4, 4), (5, 5), (6, -6)]
 
 
+NO_ROWS = ["1", "null", "[]", '"step"', '{"loss": 1.0}', '{"step": null}', '{"step": 8, "lo', "\xff"]
+
+
+@pytest.mark.parametrize("last", NO_ROWS)
+def test_a_last_line_that_is_no_row_is_dropped(tmp_path, last):
+    path, whole = tmp_path / "metrics.jsonl", [{"step": 1, "loss": 3.0}, {"step": 2, "loss": 2.0}]
+    path.write_text("".join(json.dumps(row) + "\n" for row in whole) + last, encoding="latin-1")
+    assert read_rows(path) == whole
+    assert read_losses(path, 2) == [3.0, 2.0]
+    MetricWriter(path, step=2).close()
+    assert rows(path) == whole
+    assert read_rows(tmp_path / "none.jsonl") == []
+
+
 def test_a_run_from_the_beginning_starts_the_file_anew(tmp_path):
     path = tmp_path / "metrics.jsonl"
     path.write_text('{"step": 0, "eval/loss": 1}\n{"step": 1, "loss": 1}\n')
@@ -45,12 +59,13 @@ def test_a_run_from_the_beginning_starts_the_file_anew(tmp_path):
     assert path.read_text() == ""
 
 
-def test_a_broken_row_is_named(tmp_path):
+@pytest.mark.parametrize("broken", ["not json", *NO_ROWS])
+def test_a_broken_row_is_named(tmp_path, broken):
     path = tmp_path / "metrics.jsonl"
-    path.write_text('{"step": 1}\nnot json\n{"step": 2}\n')
-    with pytest.raises(InputError, match="row 2"):
+    path.write_text(f'{{"step": 1}}\n{broken}\n{{"step": 2}}\n', encoding="latin-1")
+    with pytest.raises(InputError, match="row 2 is not a JSON object with a step"):
         MetricWriter(path, step=2)
-    assert "not json" in path.read_text()
+    assert broken in path.read_text(encoding="latin-1")
 
 
 def test_tensorboard(tmp_path):

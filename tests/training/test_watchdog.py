@@ -50,6 +50,19 @@ def test_many_short_waits_are_none_and_slow_things_have_their_own_time():
     assert "an evaluation for more than 0.3 s (--slow-timeout)" in watch(TimeLimits(step=0.1, slow=0.3), hang)
 
 
+def test_many_parts_of_a_slow_thing_have_a_time_each_and_one_that_hangs_is_named():
+    def act(watchdog, said):
+        on_progress = watchdog.wait_for_parts("pairs to be scored")
+        for done in range(20):
+            on_progress(done, 30)
+            time.sleep(0.1)
+            assert not said
+        wait_long(said)
+
+    said = watch(TimeLimits(step=0.1, slow=1.0), act)
+    assert "waiting for pairs to be scored, 19 of 30 done for more than 1 s (--slow-timeout)" in said
+
+
 def test_the_deadline_runs_from_the_signal():
     def act(watchdog, said):
         watchdog.wait_for("the checkpoint of step 3")
