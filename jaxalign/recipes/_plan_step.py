@@ -93,8 +93,8 @@ class PlannedStep:
     row_tokens: int
     """Tokens of a row (of all its answers' rows in the "two_rows" layout)."""
     row_targets: int
-    branched: bool
-    """Whether answers of one prompt share a row."""
+    attends: tuple[tuple[int, bool], ...]
+    """Rows that attend, each to itself: (tokens, whether branches or a mask of their own hide some of them)."""
     unknown_trips: int
     """How often a loop runs whose end the data decide, at most."""
     own_kernel: bool = False
@@ -113,6 +113,7 @@ def lower_step(
     row_tokens: int | None = None,
     row_targets: int | None = None,
     platform: str = "cpu",
+    device_kind: str = "cpu",
 ) -> PlannedStep:
     """Lower the train step of a run over the devices there are, by the code that makes it for the run.
 
@@ -123,6 +124,7 @@ def lower_step(
       rater: folder or hub id of a classifier that rates PPO's texts.
       row_tokens, row_targets: of a row; None = the longest that the config's limits allow.
       platform: what the run would be on, cpu, gpu or tpu.
+      device_kind: the chip's name.
 
     Raises:
       InputError: what the run would refuse.
@@ -130,26 +132,24 @@ def lower_step(
     mesh = sharding.parse_mesh(config.mesh)
     # A kernel of one chip cannot be compiled here; XLA's own attention holds more, never less.
     attention = "xla" if config.attention in CHIPS_OWN else config.attention
-    own = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=attention)
-    model = replace(model, config=own)
+    here = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=attention)
+    planned = replace(model, config=here)
     if isinstance(config, PPOFitConfig):
-        config = replace(config, attention=attention)
-        step = _lower_ppo(config, model, mesh, reward, critic, rater, row_tokens, row_targets)
+        as_xla = replace(config, attention=attention)
+        step = _lower_ppo(as_xla, planned, mesh, reward, critic, rater, row_tokens, row_targets)
     else:
         assert isinstance(config, RunConfig)
-        step = _lower_fit(config, model, mesh, row_tokens, row_targets)
-    return replace(step, own_kernel=_has_own_kernel(config, model, step, platform))
-
-
-def _has_own_kernel(config: TrainConfig, model: PlannedModel, step: PlannedStep, platform: str) -> bool:
-    """Whether the run's attention would be a kernel of its chip's own."""
-    forgets = isinstance(config, HindsightConfig) and config.forget_max_ratio > 0
-    if config.attention in CHIPS_OWN:
-        return True
-    if step.branched or forgets or sharding.length_shards(step.mesh) > 1:
-        return False
-    dtype = jnp.dtype(config.dtype)
-    return models.causal_kernel(model.config, dtype, step.row_tokens, platform=platform, packed=True) in CHIPS_OWN
+        step = _lower_fit(config, planned, mesh, row_tokens, row_targets)
+    if sharding.length_shards(mesh) > 1:
+        return step
+    kernels = {
+        models.causal_kernel(
+            one.config.replace(attention=config.attention), jnp.dtype(config.dtype), length, platform=platform,
+            device_kind=device_kind, packed=True, masked=masked,
+        )
+        for one in (model, reward, critic) if one is not None for length, masked in step.attends
+    }  # fmt: skip
+    return replace(step, own_kernel=not kernels.isdisjoint(CHIPS_OWN))
 
 
 def _lower_fit(
@@ -159,11 +159,14 @@ def _lower_fit(
     check_fit(model.config, [example])
     pieces = sharding.length_shards(mesh)
     batch = rows_of(batch_of(example, config, pieces), config.batch_size)
+    forgets = isinstance(config, HindsightConfig) and config.forget_max_ratio > 0
+    attends = [(batch.tokens.shape[-1], batch.branched or forgets)]
     if isinstance(config, HindsightConfig) and config.pretraining_dataset is not None:
         document = window(config.pretraining_length or config.max_length)
         length = document.count("token")
         text = data.make_batches([document], batch_size=1, pack=True, max_length=length, pieces=pieces)[0]
         batch = batch.replace(pretraining=rows_of(text, config.pretraining_batch_size))
+        attends.append((text.tokens.shape[-1], False))
     held: dict[str, Any] = {}
 
     def build(params: Params) -> Any:
@@ -198,7 +201,7 @@ def _lower_fit(
         rows=config.batch_size,
         row_tokens=int(np.prod(batch.tokens.shape[1:])),
         row_targets=int(np.prod(batch.targets.shape[1:])),
-        branched=batch.branched,
+        attends=tuple(attends),
         unknown_trips=1,
     )
 
@@ -278,7 +281,7 @@ def _lower_ppo(
         rows=config.batch_size,
         row_tokens=batch.tokens.shape[1],
         row_targets=batch.targets.shape[1],
-        branched=batch.branched,
+        attends=((batch.tokens.shape[-1], False),),
         unknown_trips=config.ppo_epochs * config.minibatches,
         rollout=rollout,
     )

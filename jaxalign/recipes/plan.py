@@ -128,7 +128,7 @@ class _Planner:
             "rater": self.rater,
             "row_tokens": self.row_tokens,
             "row_targets": self.row_targets,
-            "platform": self.devices.chip.platform,
+            "chip": dataclasses.asdict(self.devices.chip),
         }
         answer = self.workers.ask(count, request)
         devices = dataclasses.replace(self.devices, count=count) if count != self.devices.count else self.devices

@@ -428,13 +428,66 @@ def test_the_keys_of_a_state_are_counted():
         (SFTConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "gpu", True),
         (DPOConfig, {}, "tpu", False),  # branches
         (DPOConfig, {"pair_layout": "two_rows"}, "tpu", True),
+        (DPOConfig, {"pair_layout": "two_rows", "max_length": 64}, "tpu", False),  # two rows of 64, not one of 128
+        (DPOConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "gpu", True),  # which takes any mask
         (HindsightConfig, {"dataset": ("d",)}, "tpu", False),  # a mask of its own
         (HindsightConfig, {"dataset": ("d",), "forget_max_ratio": 0.0}, "tpu", True),
+        (PPOConfig, {}, "tpu", True),
+        (PPOConfig, {"attention": "splash"}, "tpu", True),
+        (PPOConfig, {"attention": "xla"}, "tpu", False),
+        (PPOConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "gpu", True),
     ],
     ids=str,
 )
-def test_a_kernel_of_the_chips_own_is_known(kind, settings, platform, own, folder):
-    config = kind(**{**UNREAD, "model": str(folder), "max_length": 128, "batch_size": 8, "mesh": "data=1", **settings})
-    shape = toy.SHAPES["llama"].replace(max_positions=128)
-    step = steps.lower_step(config, steps.PlannedModel(shape, "float32"), platform=platform)
-    assert step.own_kernel is own
+def test_a_kernel_of_the_chips_own_is_known(kind, settings, platform, own):
+    assert for_a_chip(kind, settings, platform).own_kernel is own
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "platform", "obstacle"),
+    [
+        (SFTConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "tpu", "no NVIDIA GPU"),
+        (SFTConfig, {"attention": "cudnn"}, "gpu", "activations are float32"),
+        (SFTConfig, {"attention": "splash", "max_length": 100}, "gpu", "104 tokens"),
+        (DPOConfig, {"attention": "splash"}, "tpu", "branches"),
+        (
+            HindsightConfig,
+            {
+                "dataset": ("d",), "forget_max_ratio": 0.0, "pretraining_dataset": "t", "pretraining_length": 100,
+                "attention": "splash",
+            },
+            "tpu",
+            "100 tokens",
+        ),
+        (PPOConfig, {"attention": "splash", "max_new_tokens": 8}, "tpu", "104 tokens"),
+        (PPOConfig, {"attention": "cudnn"}, "gpu", "activations are float32"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_kernel_that_cannot_do_what_the_run_asks_is_refused(kind, settings, platform, obstacle):
+    with pytest.raises(InputError, match=rf"^--attention {settings['attention']}: .*{obstacle}"):
+        for_a_chip(kind, settings, platform)
+
+
+@pytest.mark.parametrize("chip", ["A100", "H100"])
+def test_what_cudnn_takes_is_asked_of_the_chip(chip):
+    def plan():
+        settings = {"dtype": "bfloat16", "attention": "cudnn"}
+        return for_a_chip(SFTConfig, settings, "gpu", head_dim=256, device_kind=chip)
+
+    if chip == "H100":
+        assert plan().own_kernel
+    else:
+        with pytest.raises(InputError, match="256 dimensions"):
+            plan()
+
+
+def for_a_chip(kind, settings, platform, *, head_dim=8, device_kind=""):
+    """The step of rows of 128 tokens, unless the settings say more, planned for a chip."""
+    length = {"max_prompt_length": 96, "max_new_tokens": 32, "reward": "a:b"}
+    if kind is not PPOConfig:
+        length = {"max_length": 128}
+    config = kind(**{**UNREAD, "model": "m", "batch_size": 8, "mesh": "data=1", **length, **settings})
+    shape = toy.SHAPES["llama"].replace(max_positions=128, head_dim=head_dim)
+    model = steps.PlannedModel(shape, "float32")
+    return steps.lower_step(config, model, platform=platform, device_kind=device_kind or platform)
