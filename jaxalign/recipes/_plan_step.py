@@ -18,11 +18,13 @@ from jaxalign.recipes._hindsight import hindsight_objective
 from jaxalign.recipes._likelihood import likelihood_objective
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._plan_rows import batch_of, longest_example, rollout_batch, rows_of, window
+from jaxalign.recipes._ppo import check_rollout
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._ppo_program import make_ppo_program
 from jaxalign.recipes._ppo_update import make_rollout_pass
 from jaxalign.recipes._program import Program, make_program
 from jaxalign.recipes._reward import reward_objective
+from jaxalign.recipes._shared import run_mesh
 from jaxalign.recipes._split import split_model
 from jaxalign.recipes.dpo import DPOConfig
 from jaxalign.recipes.dpo import make_objective as dpo_objective
@@ -129,7 +131,7 @@ def lower_step(
     Raises:
       InputError: what the run would refuse.
     """
-    mesh = sharding.parse_mesh(config.mesh)
+    mesh = run_mesh(config)
     # A kernel of one chip cannot be compiled here; XLA's own attention holds more, never less.
     attention = "xla" if config.attention in CHIPS_OWN else config.attention
     here = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=attention)
@@ -216,6 +218,7 @@ def _lower_ppo(
     row_tokens: int | None,
     row_targets: int | None,
 ) -> PlannedStep:
+    check_rollout(config, mesh)
     response = row_targets or config.max_new_tokens
     prompt = row_tokens - response if row_tokens else getattr(config, "max_prompt_length", 512)
     batch = rows_of(rollout_batch(prompt, response, sharding.length_shards(mesh)), config.batch_size)
@@ -238,7 +241,7 @@ def _lower_ppo(
     program: Program = held["program"]
     state = training.state_shapes(trainable, program.optimizer, dtype=config.parameter_dtype, extra=extra)
     given = {name: frozen[name] for name in program.frozen_layout}
-    lowered = program.step.lower(state, given, batch)  # which refuses rows that do not divide
+    lowered = program.step.lower(state, given, batch)
     policy = held["models"].policy
     frozen_bytes = sum(_bytes(given[name], program.frozen_layout[name]) for name in given)
     bases = (given["value_base"], program.frozen_layout["value_base"])

@@ -482,6 +482,21 @@ def test_what_cudnn_takes_is_asked_of_the_chip(chip):
             plan()
 
 
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (SFTConfig, {"attention": "cudnn", "mesh": "sequence=2"}, "--attention cudnn: --mesh sequence=2 splits"),
+        (PPOConfig, {"attention": "splash", "mesh": "sequence=2"}, "--attention splash: --mesh sequence=2 splits"),
+        (PPOConfig, {"attention": "ring"}, "--attention ring: rows of tokens are whole"),
+        (PPOConfig, {"minibatches": 4, "mesh": "fsdp=4"}, "--batch-size: 8 episodes do not divide"),
+    ],
+    ids=str,
+)
+def test_a_mesh_that_the_run_would_refuse_is_refused(kind, settings, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        for_a_chip(kind, settings, "cpu")
+
+
 def for_a_chip(kind, settings, platform, *, head_dim=8, device_kind=""):
     """The step of rows of 128 tokens, unless the settings say more, planned for a chip."""
     length = {"max_prompt_length": 96, "max_new_tokens": 32, "reward": "a:b"}
