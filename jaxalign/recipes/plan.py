@@ -223,8 +223,11 @@ class _Planner:
             def fits(change: Change, count: int = count) -> bool:
                 return attempt(change, count) is not None
 
+            if "sampling_batch" in change:  # a row a device of these
+                change["sampling_batch"] = min(count, getattr(self.config, "sampling_batch", count))
             if fits({**change, **needed}):
                 chosen = without_needless({**change, **needed}, fits, keep=needed)
+                chosen = faster(self.config, chosen, fits)
                 found = attempt(chosen, count)
                 return self._answer(asked, started, change=flags_of(chosen), changed=found, devices_needed=count)
         return self._answer(asked, started)

@@ -353,6 +353,20 @@ def test_more_devices_get_rows_that_divide_into_micro_batches_too(folder, worker
     assert "--batch-size 16" in found.change
 
 
+def test_more_devices_get_the_largest_sampling_batch_that_fits(folder, workers, monkeypatch, planned):
+    sizes = {"batch_size": 256, "sampling_batch": 256}
+    config = PPOConfig(**UNREAD, model=str(folder), reward="a:b", **sizes)
+    planner = _Planner(config, Slice(Chip("small", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 1), workers, None, None)
+
+    def fits(change, count):
+        return count == 8 and change.get("sampling_batch", 256) <= 64
+
+    found, tried = only_where(planned(SFTConfig), planner, monkeypatch, fits)
+    assert found.devices_needed == 8
+    assert found.change == ("--sampling-batch 64", "--mesh fsdp=8")
+    assert min(change.get("sampling_batch", 256) for change, count in tried if count == 8) == 8  # a row a device
+
+
 def test_an_adapter_is_tried_after_all_that_leaves_the_method_alone(folder, workers, monkeypatch, planned):
     config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8)
     asked = planned(SFTConfig, 2)
