@@ -7,13 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxalign import models, recipes
+from jaxalign import models, recipes, sampling
 from jaxalign.recipes import PPOConfig
+from jaxalign.recipes import _plan_step as steps
 from jaxalign.recipes import _ppo as ppo_module
 from jaxalign.recipes._plan_devices import Slice, parse_devices
 from jaxalign.recipes._plan_process import Workers
 from jaxalign.recipes._ppo_update import RolloutPass
 from jaxalign.recipes.plan import _Planner
+from jaxalign.sampling import _ahead
 from jaxalign.sampling import _engine as engine
 from tests.recipes import toy
 from tests.recipes.memory import held_on_a_device
@@ -104,6 +106,37 @@ def test_a_rollout_holds_what_is_planned(changes, folder, workers, monkeypatch):
     found = measured(config, monkeypatch)
     assert sum(planned.rollout.values()) == pytest.approx(found - held, rel=PLANNED_MEMORY)
     assert planned.total == max(planned.update_bytes, planned.rollout_bytes)
+
+
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"frozen_layers": 1}, {"mesh": "fsdp=4"}], ids=str)
+def test_what_many_layers_hold_is_on_a_line_through_few(changes, folder, monkeypatch):
+    """Three layers from the programs of one and two against their own programs."""
+
+    def compiled(lowered):
+        program = lowered.compile()
+        memory = program.memory_analysis()
+        beside = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return beside, program.output_shardings
+
+    rollout = steps.lower_step(settings(folder, **changes), steps.PlannedModel(SHAPE, "float32")).rollout
+
+    def held():
+        with jax.set_mesh(rollout.mesh):
+            return sampling.sampler_memory(rollout.config, rollout.params, compiled, **rollout.settings)
+
+    real, layers = _ahead._sizes, []
+
+    def sizes(config, *rest):
+        layers.append(config.layers)
+        return real(config, *rest)
+
+    monkeypatch.setattr(_ahead, "_sizes", sizes)
+    directly = held()
+    monkeypatch.setattr(_ahead, "LAYERS", (1, 2))
+    by_line = held()
+    assert layers == [3, 1, 2]
+    assert (by_line.parameters, by_line.cache) == (directly.parameters, directly.cache)
+    assert by_line.total == pytest.approx(directly.total, rel=PLANNED_MEMORY)
 
 
 def test_a_rollout_that_was_planned_is_not_compiled_again(folder, workers):
