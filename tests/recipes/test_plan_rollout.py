@@ -94,7 +94,7 @@ def measured(config, monkeypatch):
     "changes",
     [
         {}, {"sampling_batch": 8}, {"samples_per_prompt": 4, "sampling_batch": 16}, {"dtype": "bfloat16"},
-        {"minibatches": 1, "max_new_tokens": 2}, {"mesh": "fsdp=4"}, {"lora_rank": 2},
+        {"minibatches": 1, "max_new_tokens": 2}, {"mesh": "fsdp=4"}, {"lora_rank": 2}, {"frozen_layers": 1},
     ],
     ids=str,
 )  # fmt: skip
