@@ -3,8 +3,9 @@
     python -m jaxalign.recipes._plan_worker N
 
 How many devices a process sees is settled when JAX starts, hence a process of its own. In: ``{"recipe", "config",
-"model": {"name", "fields"}, "reward", "critic", "rater", "row_tokens", "row_targets", "chip"}``. Out:
-``{"step": ..., "measured": ..., "rollout": ... or null}`` or ``{"refused": message}``.
+"model": {"name", "fields"}, "reward", "critic", "rater", "row_tokens", "row_targets", "chip", "room"}``.
+Out: ``{"step": ..., "measured": ..., "rollout": ... or null}``, null also where the update alone is more than ``room``
+bytes, or ``{"refused": message}``.
 """
 
 import dataclasses
@@ -84,7 +85,9 @@ def _answer(request: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
         here = chip.platform == "cpu"
         measured = compile_step(step, for_this_machine=here)
         rollout = None
-        if step.rollout is not None:
+        # Compiling the sampler takes longer than the update, of which it is known here whether it is too large.
+        update = sum(step.arguments.values()) + sum(step.resident.values()) + measured.peak + measured.results
+        if step.rollout is not None and (request["room"] is None or update <= request["room"]):
             rollout = dataclasses.asdict(compile_rollout(step.rollout, for_this_machine=here, kept=kept))
     except InputError as error:
         return {"refused": str(error)}

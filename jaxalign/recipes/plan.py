@@ -116,7 +116,7 @@ class _Planner:
         }
 
     def plan(self, change: Change, count: int) -> Plan:
-        """The run with a change, on so many chips."""
+        """The run with a change, on so many chips; with one whose update does not fit, without its rollout."""
         if count > MOST_DEVICES:
             raise InputError(f"--devices: {count} devices; a plan can be compiled for up to {MOST_DEVICES}")
         started = time.monotonic()
@@ -129,6 +129,7 @@ class _Planner:
             "row_tokens": self.row_tokens,
             "row_targets": self.row_targets,
             "chip": dataclasses.asdict(self.devices.chip),
+            "room": self.devices.chip.room if change else None,  # of a change it is asked only whether it fits
         }
         answer = self.workers.ask(count, request)
         devices = dataclasses.replace(self.devices, count=count) if count != self.devices.count else self.devices

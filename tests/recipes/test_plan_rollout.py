@@ -148,6 +148,22 @@ def test_a_rollout_that_was_planned_is_not_compiled_again(folder, workers):
     assert other.memory["activations"] < again.memory["activations"]
 
 
+def test_of_a_change_whose_update_is_too_large_no_rollout_is_compiled(folder, workers):
+    config, cpu = settings(folder), parse_devices("cpu")
+    asked = _Planner(config, cpu, workers, None, None).plan({}, 1)
+    chip = dataclasses.replace(cpu.chip, memory=asked.update_bytes, usable=1.0)
+    fitting, small = (
+        _Planner(config, Slice(dataclasses.replace(chip, memory=chip.memory - less), 1), workers, None, None)
+        for less in (0, 1)
+    )
+    same = {"sampling_batch": config.sampling_batch}
+    assert fitting.plan(same, 1).rollout == small.plan({}, 1).rollout == asked.rollout
+    without = small.plan(same, 1)
+    assert not without.rollout
+    assert not without.fits
+    assert without.memory == asked.memory
+
+
 def test_where_only_a_rollout_is_too_large_fewer_responses_are_decoded_together(folder, workers):
     config = settings(folder, batch_size=128, sampling_batch=128, minibatches=128, ppo_epochs=1)
     cpu = parse_devices("cpu")
