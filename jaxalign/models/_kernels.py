@@ -74,15 +74,18 @@ def attend(config: ModelConfig, query: jax.Array, key: jax.Array, value: jax.Arr
     )
 
 
-def choose(config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platform: str) -> str:
-    """The kernel's name. ``platform`` is what ``jax.default_backend`` says: cpu, gpu or tpu.
+def choose(
+    config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platform: str, device_kind: str | None = None
+) -> str:
+    """The kernel's name. ``platform`` is what ``jax.default_backend`` says, cpu, gpu or tpu; ``device_kind`` as the
+    device itself says it, None = the one that is here.
 
     Raises:
         InputError: ``config.attention`` names a kernel that cannot do this; the message says why.
     """
     split = "rows of tokens are split by --mesh sequence=N, where ring attends" if view.sight else None
     obstacles = {
-        "cudnn": split or _cudnn_obstacle(config, dtype, platform),
+        "cudnn": split or _cudnn_obstacle(config, dtype, platform, device_kind),
         "splash": split or _splash_obstacle(length, view),
         "ring": None if split else "rows of tokens are whole; it needs --mesh sequence=N, N dividing them",
     }
@@ -108,30 +111,43 @@ def choose(config: ModelConfig, dtype: jnp.dtype, length: int, view: View, platf
 
 
 def causal_kernel(
-    config: ModelConfig, dtype: jnp.dtype, length: int, *, platform: str | None = None, packed: bool = False
+    config: ModelConfig,
+    dtype: jnp.dtype,
+    length: int,
+    *,
+    platform: str | None = None,
+    device_kind: str | None = None,
+    packed: bool = False,
+    masked: bool = False,
 ) -> str:
-    """The kernel that attends where rows of ``length`` tokens are causal and nothing else.
+    """The kernel that attends where whole rows of ``length`` tokens are causal, and nothing else but what is said.
 
     Args:
         config: the model.
         dtype: of its activations.
         length: T.
         platform: gpu, tpu or cpu; None = the one that is here.
+        device_kind: of the device ("NVIDIA H100 ..."); None = the one that is here.
         packed: whether the rows carry ids of examples, as those that are trained on do.
+        masked: whether branches, or a mask of their own, hide more of them.
+
+    Raises:
+        InputError: ``config.attention`` names a kernel that cannot do this.
     """
     example = jax.ShapeDtypeStruct((1, length), jnp.int32) if packed else None
-    view = View(tables=None, visible=None, example=example, ordered=True)  # type: ignore[arg-type]
-    return choose(config, jnp.dtype(dtype), length, view, platform or jax.default_backend())
+    view = View(tables=None, visible=None, example=example, ordered=not masked)  # type: ignore[arg-type]
+    return choose(config, jnp.dtype(dtype), length, view, platform or jax.default_backend(), device_kind)
 
 
-def _cudnn_obstacle(config: ModelConfig, dtype: jnp.dtype, platform: str) -> str | None:
+def _cudnn_obstacle(config: ModelConfig, dtype: jnp.dtype, platform: str, device_kind: str | None) -> str | None:
     if platform != "gpu":
         return f"there is no NVIDIA GPU here, but {platform}"
     if dtype not in (jnp.bfloat16, jnp.float16):
         return f"activations are {dtype}, it takes bfloat16 and float16"
     if config.attention_soft_cap is not None:
         return "it knows no soft-cap"
-    big = any(name in jax.devices()[0].device_kind for name in BIG_HEAD_DEVICES)
+    kind = device_kind or jax.devices()[0].device_kind
+    big = any(name in kind for name in BIG_HEAD_DEVICES)
     limit = 256 if big else 128
     if config.head_dim % 8 or config.head_dim > limit:
         return f"heads have {config.head_dim} dimensions, it takes multiples of 8 up to {limit}"

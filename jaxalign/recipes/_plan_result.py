@@ -50,7 +50,7 @@ class Plan:
     program's peak."""
     rollout: dict[str, int]
     """PPO's, while it samples, in place of ``OF_A_STEP``: the policy taken apart ("parameters"), keys and values
-    ("cache"), the rest of the peak ("temporary"); empty otherwise."""
+    ("cache"), the rest of the peak ("temporary"); empty otherwise, and of a change whose update alone is too large."""
     total: int
     """Of update and rollout what is more."""
     fits: bool

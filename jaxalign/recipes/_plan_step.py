@@ -18,11 +18,13 @@ from jaxalign.recipes._hindsight import hindsight_objective
 from jaxalign.recipes._likelihood import likelihood_objective
 from jaxalign.recipes._objective import Objective, Params
 from jaxalign.recipes._plan_rows import batch_of, longest_example, rollout_batch, rows_of, window
+from jaxalign.recipes._ppo import check_rollout
 from jaxalign.recipes._ppo_config import PPOFitConfig
 from jaxalign.recipes._ppo_program import make_ppo_program
 from jaxalign.recipes._ppo_update import make_rollout_pass
 from jaxalign.recipes._program import Program, make_program
 from jaxalign.recipes._reward import reward_objective
+from jaxalign.recipes._shared import run_mesh
 from jaxalign.recipes._split import split_model
 from jaxalign.recipes.dpo import DPOConfig
 from jaxalign.recipes.dpo import make_objective as dpo_objective
@@ -93,8 +95,8 @@ class PlannedStep:
     row_tokens: int
     """Tokens of a row (of all its answers' rows in the "two_rows" layout)."""
     row_targets: int
-    branched: bool
-    """Whether answers of one prompt share a row."""
+    attends: tuple[tuple[int, bool], ...]
+    """Rows that attend, each to itself: (tokens, whether branches or a mask of their own hide some of them)."""
     unknown_trips: int
     """How often a loop runs whose end the data decide, at most."""
     own_kernel: bool = False
@@ -113,6 +115,7 @@ def lower_step(
     row_tokens: int | None = None,
     row_targets: int | None = None,
     platform: str = "cpu",
+    device_kind: str = "cpu",
 ) -> PlannedStep:
     """Lower the train step of a run over the devices there are, by the code that makes it for the run.
 
@@ -123,33 +126,32 @@ def lower_step(
       rater: folder or hub id of a classifier that rates PPO's texts.
       row_tokens, row_targets: of a row; None = the longest that the config's limits allow.
       platform: what the run would be on, cpu, gpu or tpu.
+      device_kind: the chip's name.
 
     Raises:
       InputError: what the run would refuse.
     """
-    mesh = sharding.parse_mesh(config.mesh)
+    mesh = run_mesh(config)
     # A kernel of one chip cannot be compiled here; XLA's own attention holds more, never less.
     attention = "xla" if config.attention in CHIPS_OWN else config.attention
-    own = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=attention)
-    model = replace(model, config=own)
+    here = model.config.replace(compute_dtype=config.dtype, remat=config.remat, attention=attention)
+    planned = replace(model, config=here)
     if isinstance(config, PPOFitConfig):
-        config = replace(config, attention=attention)
-        step = _lower_ppo(config, model, mesh, reward, critic, rater, row_tokens, row_targets)
+        as_xla = replace(config, attention=attention)
+        step = _lower_ppo(as_xla, planned, mesh, reward, critic, rater, row_tokens, row_targets)
     else:
         assert isinstance(config, RunConfig)
-        step = _lower_fit(config, model, mesh, row_tokens, row_targets)
-    return replace(step, own_kernel=_has_own_kernel(config, model, step, platform))
-
-
-def _has_own_kernel(config: TrainConfig, model: PlannedModel, step: PlannedStep, platform: str) -> bool:
-    """Whether the run's attention would be a kernel of its chip's own."""
-    forgets = isinstance(config, HindsightConfig) and config.forget_max_ratio > 0
-    if config.attention in CHIPS_OWN:
-        return True
-    if step.branched or forgets or sharding.length_shards(step.mesh) > 1:
-        return False
-    dtype = jnp.dtype(config.dtype)
-    return models.causal_kernel(model.config, dtype, step.row_tokens, platform=platform, packed=True) in CHIPS_OWN
+        step = _lower_fit(config, planned, mesh, row_tokens, row_targets)
+    if sharding.length_shards(mesh) > 1:
+        return step
+    kernels = {
+        models.causal_kernel(
+            one.config.replace(attention=config.attention), jnp.dtype(config.dtype), length, platform=platform,
+            device_kind=device_kind, packed=True, masked=masked,
+        )
+        for one in (model, reward, critic) if one is not None for length, masked in step.attends
+    }  # fmt: skip
+    return replace(step, own_kernel=not kernels.isdisjoint(CHIPS_OWN))
 
 
 def _lower_fit(
@@ -159,11 +161,14 @@ def _lower_fit(
     check_fit(model.config, [example])
     pieces = sharding.length_shards(mesh)
     batch = rows_of(batch_of(example, config, pieces), config.batch_size)
+    forgets = isinstance(config, HindsightConfig) and config.forget_max_ratio > 0
+    attends = [(batch.tokens.shape[-1], batch.branched or forgets)]
     if isinstance(config, HindsightConfig) and config.pretraining_dataset is not None:
         document = window(config.pretraining_length or config.max_length)
         length = document.count("token")
         text = data.make_batches([document], batch_size=1, pack=True, max_length=length, pieces=pieces)[0]
         batch = batch.replace(pretraining=rows_of(text, config.pretraining_batch_size))
+        attends.append((text.tokens.shape[-1], False))
     held: dict[str, Any] = {}
 
     def build(params: Params) -> Any:
@@ -198,7 +203,7 @@ def _lower_fit(
         rows=config.batch_size,
         row_tokens=int(np.prod(batch.tokens.shape[1:])),
         row_targets=int(np.prod(batch.targets.shape[1:])),
-        branched=batch.branched,
+        attends=tuple(attends),
         unknown_trips=1,
     )
 
@@ -213,6 +218,7 @@ def _lower_ppo(
     row_tokens: int | None,
     row_targets: int | None,
 ) -> PlannedStep:
+    check_rollout(config, mesh)
     response = row_targets or config.max_new_tokens
     prompt = row_tokens - response if row_tokens else getattr(config, "max_prompt_length", 512)
     batch = rows_of(rollout_batch(prompt, response, sharding.length_shards(mesh)), config.batch_size)
@@ -235,7 +241,7 @@ def _lower_ppo(
     program: Program = held["program"]
     state = training.state_shapes(trainable, program.optimizer, dtype=config.parameter_dtype, extra=extra)
     given = {name: frozen[name] for name in program.frozen_layout}
-    lowered = program.step.lower(state, given, batch)  # which refuses rows that do not divide
+    lowered = program.step.lower(state, given, batch)
     policy = held["models"].policy
     frozen_bytes = sum(_bytes(given[name], program.frozen_layout[name]) for name in given)
     bases = (given["value_base"], program.frozen_layout["value_base"])
@@ -278,7 +284,7 @@ def _lower_ppo(
         rows=config.batch_size,
         row_tokens=batch.tokens.shape[1],
         row_targets=batch.targets.shape[1],
-        branched=batch.branched,
+        attends=((batch.tokens.shape[-1], False),),
         unknown_trips=config.ppo_epochs * config.minibatches,
         rollout=rollout,
     )

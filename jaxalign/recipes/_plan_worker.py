@@ -3,8 +3,9 @@
     python -m jaxalign.recipes._plan_worker N
 
 How many devices a process sees is settled when JAX starts, hence a process of its own. In: ``{"recipe", "config",
-"model": {"name", "fields"}, "reward", "critic", "rater", "row_tokens", "row_targets", "platform"}``. Out:
-``{"step": ..., "measured": ..., "rollout": ... or null}`` or ``{"refused": message}``.
+"model": {"name", "fields"}, "reward", "critic", "rater", "row_tokens", "row_targets", "chip", "room"}``.
+Out: ``{"step": ..., "measured": ..., "rollout": ... or null}``, null also where the update alone is more than ``room``
+bytes, or ``{"refused": message}``.
 """
 
 import dataclasses
@@ -59,10 +60,12 @@ def main(devices: int) -> None:
 def _answer(request: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
     from jaxalign.errors import InputError
     from jaxalign.recipes._plan_compile import compile_rollout, compile_step
+    from jaxalign.recipes._plan_devices import Chip
     from jaxalign.recipes._plan_step import PlannedModel, lower_step
     from jaxalign.recipes.plan import RECIPES
 
     started = time.monotonic()
+    chip = Chip(**request["chip"])
     try:
         config = decode(RECIPES[request["recipe"]], request["config"])
         found = {name: _model(request[name], score=name != "model") for name in ("model", "reward", "critic")}
@@ -75,13 +78,16 @@ def _answer(request: dict[str, Any], kept: dict[str, Any]) -> dict[str, Any]:
             rater=request["rater"],
             row_tokens=request["row_tokens"],
             row_targets=request["row_targets"],
-            platform=request["platform"],
+            platform=chip.platform,
+            device_kind=chip.name,
         )
         lowered = time.monotonic()
-        here = request["platform"] == "cpu"
+        here = chip.platform == "cpu"
         measured = compile_step(step, for_this_machine=here)
         rollout = None
-        if step.rollout is not None:
+        # Compiling the sampler takes longer than the update, of which it is known here whether it is too large.
+        update = sum(step.arguments.values()) + sum(step.resident.values()) + measured.peak + measured.results
+        if step.rollout is not None and (request["room"] is None or update <= request["room"]):
             rollout = dataclasses.asdict(compile_rollout(step.rollout, for_this_machine=here, kept=kept))
     except InputError as error:
         return {"refused": str(error)}

@@ -116,7 +116,7 @@ class _Planner:
         }
 
     def plan(self, change: Change, count: int) -> Plan:
-        """The run with a change, on so many chips."""
+        """The run with a change, on so many chips; with one whose update does not fit, without its rollout."""
         if count > MOST_DEVICES:
             raise InputError(f"--devices: {count} devices; a plan can be compiled for up to {MOST_DEVICES}")
         started = time.monotonic()
@@ -128,7 +128,8 @@ class _Planner:
             "rater": self.rater,
             "row_tokens": self.row_tokens,
             "row_targets": self.row_targets,
-            "platform": self.devices.chip.platform,
+            "chip": dataclasses.asdict(self.devices.chip),
+            "room": self.devices.chip.room if change else None,  # of a change it is asked only whether it fits
         }
         answer = self.workers.ask(count, request)
         devices = dataclasses.replace(self.devices, count=count) if count != self.devices.count else self.devices
@@ -223,8 +224,11 @@ class _Planner:
             def fits(change: Change, count: int = count) -> bool:
                 return attempt(change, count) is not None
 
+            if "sampling_batch" in change:  # a row a device of these
+                change["sampling_batch"] = min(count, getattr(self.config, "sampling_batch", count))
             if fits({**change, **needed}):
                 chosen = without_needless({**change, **needed}, fits, keep=needed)
+                chosen = faster(self.config, chosen, fits)
                 found = attempt(chosen, count)
                 return self._answer(asked, started, change=flags_of(chosen), changed=found, devices_needed=count)
         return self._answer(asked, started)

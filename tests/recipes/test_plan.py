@@ -353,6 +353,20 @@ def test_more_devices_get_rows_that_divide_into_micro_batches_too(folder, worker
     assert "--batch-size 16" in found.change
 
 
+def test_more_devices_get_the_largest_sampling_batch_that_fits(folder, workers, monkeypatch, planned):
+    sizes = {"batch_size": 256, "sampling_batch": 256}
+    config = PPOConfig(**UNREAD, model=str(folder), reward="a:b", **sizes)
+    planner = _Planner(config, Slice(Chip("small", 1, 1.0, 1.0, 1.0, 1.0, 1.0), 1), workers, None, None)
+
+    def fits(change, count):
+        return count == 8 and change.get("sampling_batch", 256) <= 64
+
+    found, tried = only_where(planned(SFTConfig), planner, monkeypatch, fits)
+    assert found.devices_needed == 8
+    assert found.change == ("--sampling-batch 64", "--mesh fsdp=8")
+    assert min(change.get("sampling_batch", 256) for change, count in tried if count == 8) == 8  # a row a device
+
+
 def test_an_adapter_is_tried_after_all_that_leaves_the_method_alone(folder, workers, monkeypatch, planned):
     config = SFTConfig(**UNREAD, model=str(folder), max_length=LENGTH, batch_size=8)
     asked = planned(SFTConfig, 2)
@@ -428,13 +442,81 @@ def test_the_keys_of_a_state_are_counted():
         (SFTConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "gpu", True),
         (DPOConfig, {}, "tpu", False),  # branches
         (DPOConfig, {"pair_layout": "two_rows"}, "tpu", True),
+        (DPOConfig, {"pair_layout": "two_rows", "max_length": 64}, "tpu", False),  # two rows of 64, not one of 128
+        (DPOConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "gpu", True),  # which takes any mask
         (HindsightConfig, {"dataset": ("d",)}, "tpu", False),  # a mask of its own
         (HindsightConfig, {"dataset": ("d",), "forget_max_ratio": 0.0}, "tpu", True),
+        (PPOConfig, {}, "tpu", True),
+        (PPOConfig, {"attention": "splash"}, "tpu", True),
+        (PPOConfig, {"attention": "xla"}, "tpu", False),
+        (PPOConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "gpu", True),
     ],
     ids=str,
 )
-def test_a_kernel_of_the_chips_own_is_known(kind, settings, platform, own, folder):
-    config = kind(**{**UNREAD, "model": str(folder), "max_length": 128, "batch_size": 8, "mesh": "data=1", **settings})
-    shape = toy.SHAPES["llama"].replace(max_positions=128)
-    step = steps.lower_step(config, steps.PlannedModel(shape, "float32"), platform=platform)
-    assert step.own_kernel is own
+def test_a_kernel_of_the_chips_own_is_known(kind, settings, platform, own):
+    assert for_a_chip(kind, settings, platform).own_kernel is own
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "platform", "obstacle"),
+    [
+        (SFTConfig, {"dtype": "bfloat16", "attention": "cudnn"}, "tpu", "no NVIDIA GPU"),
+        (SFTConfig, {"attention": "cudnn"}, "gpu", "activations are float32"),
+        (SFTConfig, {"attention": "splash", "max_length": 100}, "gpu", "104 tokens"),
+        (DPOConfig, {"attention": "splash"}, "tpu", "branches"),
+        (
+            HindsightConfig,
+            {
+                "dataset": ("d",), "forget_max_ratio": 0.0, "pretraining_dataset": "t", "pretraining_length": 100,
+                "attention": "splash",
+            },
+            "tpu",
+            "100 tokens",
+        ),
+        (PPOConfig, {"attention": "splash", "max_new_tokens": 8}, "tpu", "104 tokens"),
+        (PPOConfig, {"attention": "cudnn"}, "gpu", "activations are float32"),
+    ],
+    ids=str,
+)  # fmt: skip
+def test_a_kernel_that_cannot_do_what_the_run_asks_is_refused(kind, settings, platform, obstacle):
+    with pytest.raises(InputError, match=rf"^--attention {settings['attention']}: .*{obstacle}"):
+        for_a_chip(kind, settings, platform)
+
+
+@pytest.mark.parametrize("chip", ["A100", "H100"])
+def test_what_cudnn_takes_is_asked_of_the_chip(chip):
+    def plan():
+        settings = {"dtype": "bfloat16", "attention": "cudnn"}
+        return for_a_chip(SFTConfig, settings, "gpu", head_dim=256, device_kind=chip)
+
+    if chip == "H100":
+        assert plan().own_kernel
+    else:
+        with pytest.raises(InputError, match="256 dimensions"):
+            plan()
+
+
+@pytest.mark.parametrize(
+    ("kind", "settings", "message"),
+    [
+        (SFTConfig, {"attention": "cudnn", "mesh": "sequence=2"}, "--attention cudnn: --mesh sequence=2 splits"),
+        (PPOConfig, {"attention": "splash", "mesh": "sequence=2"}, "--attention splash: --mesh sequence=2 splits"),
+        (PPOConfig, {"attention": "ring"}, "--attention ring: rows of tokens are whole"),
+        (PPOConfig, {"minibatches": 4, "mesh": "fsdp=4"}, "--batch-size: 8 episodes do not divide"),
+    ],
+    ids=str,
+)
+def test_a_mesh_that_the_run_would_refuse_is_refused(kind, settings, message):
+    with pytest.raises(InputError, match=f"^{message}"):
+        for_a_chip(kind, settings, "cpu")
+
+
+def for_a_chip(kind, settings, platform, *, head_dim=8, device_kind=""):
+    """The step of rows of 128 tokens, unless the settings say more, planned for a chip."""
+    length = {"max_prompt_length": 96, "max_new_tokens": 32, "reward": "a:b"}
+    if kind is not PPOConfig:
+        length = {"max_length": 128}
+    config = kind(**{**UNREAD, "model": "m", "batch_size": 8, "mesh": "data=1", **length, **settings})
+    shape = toy.SHAPES["llama"].replace(max_positions=128, head_dim=head_dim)
+    model = steps.PlannedModel(shape, "float32")
+    return steps.lower_step(config, model, platform=platform, device_kind=device_kind or platform)

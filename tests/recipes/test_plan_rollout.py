@@ -7,13 +7,15 @@ import jax
 import numpy as np
 import pytest
 
-from jaxalign import models, recipes
+from jaxalign import models, recipes, sampling
 from jaxalign.recipes import PPOConfig
+from jaxalign.recipes import _plan_step as steps
 from jaxalign.recipes import _ppo as ppo_module
 from jaxalign.recipes._plan_devices import Slice, parse_devices
 from jaxalign.recipes._plan_process import Workers
 from jaxalign.recipes._ppo_update import RolloutPass
 from jaxalign.recipes.plan import _Planner
+from jaxalign.sampling import _ahead
 from jaxalign.sampling import _engine as engine
 from tests.recipes import toy
 from tests.recipes.memory import held_on_a_device
@@ -92,7 +94,7 @@ def measured(config, monkeypatch):
     "changes",
     [
         {}, {"sampling_batch": 8}, {"samples_per_prompt": 4, "sampling_batch": 16}, {"dtype": "bfloat16"},
-        {"minibatches": 1, "max_new_tokens": 2}, {"mesh": "fsdp=4"}, {"lora_rank": 2},
+        {"minibatches": 1, "max_new_tokens": 2}, {"mesh": "fsdp=4"}, {"lora_rank": 2}, {"frozen_layers": 1},
     ],
     ids=str,
 )  # fmt: skip
@@ -106,6 +108,37 @@ def test_a_rollout_holds_what_is_planned(changes, folder, workers, monkeypatch):
     assert planned.total == max(planned.update_bytes, planned.rollout_bytes)
 
 
+@pytest.mark.parametrize("changes", [{}, {"lora_rank": 2}, {"frozen_layers": 1}, {"mesh": "fsdp=4"}], ids=str)
+def test_what_many_layers_hold_is_on_a_line_through_few(changes, folder, monkeypatch):
+    """Three layers from the programs of one and two against their own programs."""
+
+    def compiled(lowered):
+        program = lowered.compile()
+        memory = program.memory_analysis()
+        beside = memory.temp_size_in_bytes + memory.output_size_in_bytes - memory.alias_size_in_bytes
+        return beside, program.output_shardings
+
+    rollout = steps.lower_step(settings(folder, **changes), steps.PlannedModel(SHAPE, "float32")).rollout
+
+    def held():
+        with jax.set_mesh(rollout.mesh):
+            return sampling.sampler_memory(rollout.config, rollout.params, compiled, **rollout.settings)
+
+    real, layers = _ahead._sizes, []
+
+    def sizes(config, *rest):
+        layers.append(config.layers)
+        return real(config, *rest)
+
+    monkeypatch.setattr(_ahead, "_sizes", sizes)
+    directly = held()
+    monkeypatch.setattr(_ahead, "LAYERS", (1, 2))
+    by_line = held()
+    assert layers == [3, 1, 2]
+    assert (by_line.parameters, by_line.cache) == (directly.parameters, directly.cache)
+    assert by_line.total == pytest.approx(directly.total, rel=PLANNED_MEMORY)
+
+
 def test_a_rollout_that_was_planned_is_not_compiled_again(folder, workers):
     """Of gradients a sampler knows nothing: with another ``remat`` it is the same."""
     config = settings(folder)
@@ -113,6 +146,22 @@ def test_a_rollout_that_was_planned_is_not_compiled_again(folder, workers):
     again, other = planner.plan({}, 1), planner.plan({"remat": "full"}, 1)
     assert again.rollout == other.rollout
     assert other.memory["activations"] < again.memory["activations"]
+
+
+def test_of_a_change_whose_update_is_too_large_no_rollout_is_compiled(folder, workers):
+    config, cpu = settings(folder), parse_devices("cpu")
+    asked = _Planner(config, cpu, workers, None, None).plan({}, 1)
+    chip = dataclasses.replace(cpu.chip, memory=asked.update_bytes, usable=1.0)
+    fitting, small = (
+        _Planner(config, Slice(dataclasses.replace(chip, memory=chip.memory - less), 1), workers, None, None)
+        for less in (0, 1)
+    )
+    same = {"sampling_batch": config.sampling_batch}
+    assert fitting.plan(same, 1).rollout == small.plan({}, 1).rollout == asked.rollout
+    without = small.plan(same, 1)
+    assert not without.rollout
+    assert not without.fits
+    assert without.memory == asked.memory
 
 
 def test_where_only_a_rollout_is_too_large_fewer_responses_are_decoded_together(folder, workers):

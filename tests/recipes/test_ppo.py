@@ -10,6 +10,7 @@ import pytest
 from jaxalign import data, models, recipes, training
 from jaxalign.errors import InputError
 from jaxalign.recipes import PPOFitConfig
+from jaxalign.recipes import _actor_critic as actor_critic
 from jaxalign.recipes._ppo_update import minibatch_rows
 from jaxalign.recipes._scores import sequence_scores
 from jaxalign.training import OptimizerConfig
@@ -126,6 +127,27 @@ def test_two_halves_are_the_whole_bit_for_bit(prompts, changes, tmp_path):
         assert len(set(errors)) > 1
     if config.stop_kl:  # the first minibatch is at ratio 1, the second is not, and is not taken
         assert [row["policy/optimizer_steps"] for row in rows] == [1, 1, 1, 1]
+
+
+@pytest.mark.parametrize("changes", [{"frozen_layers": 1}, {"lora_rank": 2}], ids=str)
+def test_a_critic_that_shares_what_is_frozen_is_the_one_that_does_not(changes, prompts, monkeypatch):
+    """An update is the same to the bit, where the critic starts as the policy, with one frozen copy and with two."""
+    config = settings(max_steps=1, **changes)
+    real, shared = actor_critic._held_once, []
+
+    def held_once(tree, other):
+        found = real(tree, other)
+        policys = set(map(id, jax.tree.leaves(other)))
+        shared.extend(id(leaf) in policys for leaf in jax.tree.leaves(found))
+        return found
+
+    monkeypatch.setattr(actor_critic, "_held_once", held_once)
+    once = fit(prompts, config)[0]
+    assert any(shared)
+    monkeypatch.setattr(actor_critic, "_held_once", lambda tree, other: tree)
+    twice = fit(prompts, config)[0]
+    assert bits(once.params) == bits(twice.params) != bits(toy.params("llama"))
+    assert once.metrics["loss/value_avg"] == twice.metrics["loss/value_avg"] > 0
 
 
 def test_an_overlapped_rollout_is_one_update_old(prompts, tmp_path):
