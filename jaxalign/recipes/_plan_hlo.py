@@ -140,6 +140,8 @@ class Module:
                     yield from self._runs(self.computations[name], inner, unknown, scope)
 
 
+ELEMENT = "#"
+"""Between a bundle's name and the number of its part, where a part is read without an instruction of its own."""
 _HEADER = re.compile(r"^(ENTRY\s+)?%?([\w.\-]+)\s+\(.*->.*\{\s*$")
 _LINE = re.compile(r"^\s+(ROOT\s+)?%?([\w.\-]+) = (.*)$")
 _LEAF = re.compile(r"(\w+)\[([\d,<=]*)\]")
@@ -161,10 +163,20 @@ def parse_module(text: str) -> Module:
             entry = current if header[1] else entry
         elif current is not None and (found := _LINE.match(line)):
             instruction = _instruction(found[2], found[3], root=bool(found[1]))
+            for operand in instruction.operands:
+                if ELEMENT in operand and operand not in current.instructions:
+                    current.instructions[operand] = _element(current, operand)
             current.instructions[instruction.name] = instruction
     if entry is None:
         raise ValueError("no entry computation: not the text of a compiled module")
     return Module(computations, entry)
+
+
+def _element(computation: Computation, name: str) -> Instruction:
+    """Of ``bundle#3``, as newer compilers write the fourth part of a bundle: the instruction that older ones have."""
+    bundle, _, index = name.partition(ELEMENT)
+    shapes = computation.instructions[bundle].shapes[int(index) :][:1]
+    return Instruction(name, "get-tuple-element", shapes, (bundle,), f", index={index}", root=False)
 
 
 def _instruction(name: str, text: str, *, root: bool) -> Instruction:
@@ -182,7 +194,7 @@ def _instruction(name: str, text: str, *, root: bool) -> Instruction:
     elif opcode == "constant":
         operands = ()
     else:
-        operands = tuple(re.findall(r"%([\w.\-]+)", inside))
+        operands = tuple(re.findall(r"%([\w.\-]+(?:#\d+)?)", inside))
     return Instruction(name, opcode, shapes, operands, attributes, root)
 
 

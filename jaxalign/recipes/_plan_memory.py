@@ -14,7 +14,7 @@ import math
 import re
 from dataclasses import dataclass
 
-from jaxalign.recipes._plan_hlo import Computation, Instruction, Module
+from jaxalign.recipes._plan_hlo import ELEMENT, Computation, Instruction, Module
 
 __all__ = ["Peak", "allocated_bytes", "peak_of_live_ranges"]
 
@@ -60,8 +60,7 @@ def peak_of_live_ranges(live: str, assignment: str, module: Module) -> Peak:
       module: the scheduled module they are of.
     """
     made = {one.name: one for body in module.computations.values() for one in body.instructions.values()}
-    order = {name: int(at) for at, name in re.findall(r"^\s+(\d+):([\w.\-]+)\s*$", live, re.MULTILINE)}
-    begins = _beginnings(module, order)
+    begins = _beginnings(module, _order(module, live))
     late = _late(module.entry, begins, {one.name for one in module.entry.parameters.values()})
     for loop in (one for one in made.values() if one.opcode == "while"):
         for body in (module.computations[name] for name in loop.called if name in module.computations):
@@ -125,6 +124,19 @@ def _peak(values: list[_Value]) -> int:
         held += changes[at]
         peak = max(peak, held)
     return peak
+
+
+def _order(module: Module, live: str) -> dict[str, int]:
+    """The place of every instruction; of a bundle's part that has no instruction, its first reader's."""
+    found = {name: int(at) for at, name in re.findall(r"^\s+(\d+):([\w.\-]+)\s*$", live, re.MULTILINE)}
+    for body in module.computations.values():
+        at = None
+        for name in reversed(body.instructions):
+            if ELEMENT not in name:
+                at = found.get(name)
+            elif at is not None:
+                found[name] = at
+    return found
 
 
 def _beginnings(module: Module, order: dict[str, int]) -> dict[str, int]:

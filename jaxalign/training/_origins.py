@@ -116,8 +116,8 @@ class _Walk:
 
     def scan(self, parameters: Any, operands: list[Tracked], scope: str) -> list[Tracked]:
         """Evaluate a scan an iteration at a time, in its own order."""
-        consts, carries = parameters["num_consts"], parameters["num_carry"]
-        fixed, carry, over = operands[:consts], operands[consts : consts + carries], operands[consts + carries :]
+        fixed, carry, over = _divided(parameters, operands)
+        carries = len(carry)
         body = parameters["jaxpr"]
         turns = range(parameters["length"])
         stacks: dict[int, list[Tracked]] = {}
@@ -138,6 +138,15 @@ class _Walk:
         if new_nan or all(_finite(operand.value) for operand in operands):
             return Origin(self.count, scope, operation, _rows(value), _length(value))
         return None
+
+
+def _divided(parameters: Any, operands: list[Tracked]) -> tuple[list[Tracked], list[Tracked], list[Tracked]]:
+    """A scan's operands: what stays, what is carried, what it goes over."""
+    if "num_consts" in parameters:  # JAX before 0.12
+        consts, carries = parameters["num_consts"], parameters["num_carry"]
+        return operands[:consts], operands[consts : consts + carries], operands[consts + carries :]
+    fixed, carry, over = (list(part) for part in parameters["ft_in"].update(operands).unpack())
+    return fixed, carry, over
 
 
 def _resolve(scope: str, turn: int) -> str:

@@ -9,7 +9,7 @@ from jaxalign.errors import InputError
 from jaxalign.recipes import DPOConfig, PPOConfig, SFTConfig
 from jaxalign.recipes._plan_changes import apply_changes, changes_of, flags_of, growing
 from jaxalign.recipes._plan_cost import count_cost
-from jaxalign.recipes._plan_hlo import parse_module, replica_groups
+from jaxalign.recipes._plan_hlo import Shape, parse_module, replica_groups
 from jaxalign.recipes._plan_memory import allocated_bytes, peak_of_live_ranges
 from jaxalign.recipes._plan_models import config_of, model_dtype, read_model
 from jaxalign.recipes._plan_process import Workers
@@ -147,6 +147,15 @@ def test_costs_count_loops_and_name_axes():
     scattered = cost.traffic["reduce-scatter", ("data",), 2]
     assert (scattered.count, scattered.bytes, scattered.span) == (1, matrix / 2, 4)
     assert cost.bytes == 5 * 3 * matrix + (5 + 1) * 2 * matrix
+
+
+def test_a_part_that_is_read_without_an_instruction_of_its_own():
+    old = "  %x = f32[8,8]{1,0} get-tuple-element(%arg), index=1\n"
+    assert old in PROGRAM
+    newer = parse_module(PROGRAM.replace(old, "").replace("%x", "%arg#1"))
+    assert count_cost(newer, {"data": 2, "tensor": 2}) == count_cost(parse_module(PROGRAM), {"data": 2, "tensor": 2})
+    part = newer.computations["body"].instructions["arg#1"]
+    assert (part.opcode, part.shapes, part.operands) == ("get-tuple-element", (Shape("f32", (8, 8)),), ("arg",))
 
 
 def test_a_loop_of_unknown_length_runs_as_often_as_said():
