@@ -1,8 +1,10 @@
 """The command line that every experiment has: a preset, every field of it as a flag, and a dry run."""
 
 import argparse
+import contextlib
+import signal
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -59,15 +61,35 @@ def command(
             if known.dry_run:
                 _show(config, known.preset, first_batch(config))
             else:
-                run(config, known.output_dir or Path("runs") / f"{name.replace('_', '-')}-{known.preset}", known.preset)
+                folder = known.output_dir or Path("runs") / f"{name.replace('_', '-')}-{known.preset}"
+                with _terminated():
+                    run(config, folder, known.preset)
         except InputError as error:
             print(f"{name}: {error}", file=sys.stderr)
             sys.exit(2)
-        except KeyboardInterrupt:
+        except KeyboardInterrupt as stopped:
             print(f"{name}: stopped; the same command goes on with the stage that was running", file=sys.stderr)
-            sys.exit(130)
+            sys.exit(143 if isinstance(stopped, _Terminated) else 130)
 
     return main
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+@contextlib.contextmanager
+def _terminated() -> Iterator[None]:
+    """SIGTERM, by which schedulers and preempted machines stop a process, ends it as Ctrl-C does, with a word."""
+
+    def stop(*_: object) -> None:
+        raise _Terminated
+
+    before = signal.signal(signal.SIGTERM, stop)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def _show(config: Any, preset: str, batch: FirstBatch) -> None:

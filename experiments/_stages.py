@@ -152,7 +152,8 @@ def _progress(console: Console, title: str) -> Iterator[Report]:
             return
         last = now
         left = (now - started) / done * (total - done)
-        line = f"{title}: {done}/{total}, {_clock(now - started)} elapsed, {_clock(left)} left {note}".rstrip()
+        noted = f"{done}/{total} ({note})" if note else f"{done}/{total}"
+        line = f"{title}: {noted}, {_clock(now - started)} elapsed, {_clock(left)} left"
         console.print(line, highlight=False, markup=False)
 
     yield report

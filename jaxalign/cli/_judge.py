@@ -12,6 +12,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxalign.cli._progress import progress
 from jaxalign.errors import InputError
 from jaxalign.evaluation.judges import EndpointConfig
 
@@ -121,26 +122,15 @@ def run(config: JudgeConfig) -> None:
 
     Where an endpoint gave some comparisons up, what has a verdict is written before its ``EndpointError`` is raised.
     """
-    from rich.console import Console
-    from rich.progress import Progress
-
     from jaxalign.evaluation.judges import EndpointError, VerdictCache, compare, judged_so_far
 
     items = _items(config)
     judge = _judge(config)
     config.output_dir.mkdir(parents=True, exist_ok=True)
     path = config.cache or config.output_dir / "verdicts.sqlite"
-    bar = Progress(console=Console(stderr=True), disable=not sys.stderr.isatty())
-    with VerdictCache(path) as cache, bar:
-        task = bar.add_task("judged", total=len(items))
+    with VerdictCache(path) as cache, progress("judging", len(items), "comparisons") as on_progress:
         try:
-            judged = compare(
-                judge,
-                items,
-                seed=config.seed,
-                cache=cache,
-                on_progress=lambda done, _: bar.update(task, completed=done),
-            )
+            judged = compare(judge, items, seed=config.seed, cache=cache, on_progress=on_progress)
         except EndpointError:
             if judged := judged_so_far(judge, items, seed=config.seed, cache=cache):
                 _report(config, judge, items, judged)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from jaxalign.cli._progress import OnProgress, progress
 from jaxalign.errors import InputError
 
 if TYPE_CHECKING:
@@ -99,10 +100,12 @@ def run(config: SampleConfig) -> None:
         params = models.merge_lora(adapted, params, lora, dtype="float32")
     model_config = model_config.replace(compute_dtype=config.dtype)
     model = (model_config, params, jax.random.key(config.seed))
-    if asked is not None:
-        rows = _after_feedback(config, model, asked, records, places)
-    else:
-        rows = _completions(config, model, data.Encoder(load_tokenizer(config.model)), records, places)
+    with progress("sampling", len(records) * config.samples_per_prompt, "completions") as on_progress:
+        if asked is not None:
+            rows = _after_feedback(config, model, asked, records, places, on_progress)
+        else:
+            encoder = data.Encoder(load_tokenizer(config.model))
+            rows = _completions(config, model, encoder, records, places, on_progress)
     if config.output is None:
         sys.stdout.write("".join(map(_printed, rows)))
         return
@@ -131,7 +134,12 @@ def _settings(config: SampleConfig) -> dict[str, Any]:
 
 
 def _completions(
-    config: SampleConfig, model: tuple[Any, Any, Any], encoder: Any, records: list[Any], places: list[str]
+    config: SampleConfig,
+    model: tuple[Any, Any, Any],
+    encoder: Any,
+    records: list[Any],
+    places: list[str],
+    on_progress: OnProgress,
 ) -> list[dict[str, Any]]:
     """Prompts continued as they are."""
     from jaxalign import data, sampling
@@ -152,6 +160,7 @@ def _completions(
                 stop_strings=config.stop_strings,
                 decode=encoder.decode_following,
                 seeds=chosen,
+                on_progress=on_progress,
                 **_settings(config),
             )
         except InputError as error:
@@ -199,7 +208,12 @@ def _asked(config: SampleConfig, kind: Any, place: str) -> "FeedbackPrompts":
 
 
 def _after_feedback(
-    config: SampleConfig, model: tuple[Any, Any, Any], asked: "FeedbackPrompts", records: list[Any], places: list[str]
+    config: SampleConfig,
+    model: tuple[Any, Any, Any],
+    asked: "FeedbackPrompts",
+    records: list[Any],
+    places: list[str],
+    on_progress: OnProgress,
 ) -> list[dict[str, Any]]:
     """Outputs after words of feedback."""
     from jaxalign.recipes import sample_with_feedback
@@ -223,6 +237,7 @@ def _after_feedback(
                 improvements=config.improvements,
                 places=named,
                 seeds=chosen,
+                on_progress=on_progress,
                 **_settings(config),
             )
         except InputError as error:

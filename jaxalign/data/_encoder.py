@@ -12,6 +12,8 @@ __all__ = ["Encoder", "TokenizerLike", "as_encoder"]
 # Short texts that stand before a segment while it is tokenised, so that it is not taken for the start of a text.
 _ANCHORS = ("\n", "=", ".", ")", "a", "0", "the")
 _PROBES = ("a", "the", "to", "e", "0", "1")
+_LONG_NOTICE = "sequence-length-is-longer-than-the-specified-maximum"
+"""transformers' name of its notice of "indexing errors", which it keeps on a tokenizer once it has been given."""
 
 
 class TokenizerLike(Protocol):
@@ -43,6 +45,8 @@ class Encoder:
 
     def __init__(self, tokenizer: TokenizerLike, *, add_bos: bool | None = None, eos: int | None = None) -> None:
         self.tokenizer: Any = tokenizer
+        # No indexing error comes: what is longer than a model is cut or refused by its row, where examples are built.
+        getattr(tokenizer, "deprecation_warnings", {})[_LONG_NOTICE] = True
         declared = tokenizer.bos_token_id
         if add_bos is None:
             probe, plain = tokenizer.encode("a", add_special_tokens=True), self.raw("a")

@@ -1,6 +1,7 @@
 """``jaxalign sample``."""
 
 import json
+import re
 
 import jax
 import numpy as np
@@ -24,7 +25,8 @@ def talker(tmp_path_factory):
 def sample(shell, talker):
     def run(*flags):
         status, output, errors = shell("sample", "--model", talker[0], "--max-new-tokens", 6, *flags)
-        assert (status, errors) == (0, "")
+        assert status == 0
+        assert re.fullmatch(r"sampling: \d+ completions\n", errors)
         return output
 
     return run
@@ -138,7 +140,7 @@ def test_messages_go_through_the_chat_template(shell, tmp_path):
     prompts = toy.write_jsonl(tmp_path / "p.jsonl", [{"prompt": [{"role": "user", "content": "good film"}]}])
     flags = ("--model", tmp_path / "model", "--max-new-tokens", 6, "--temperature", 0)
     _, chat, errors = shell("sample", *flags, "--prompts", prompts)
-    assert not errors
+    assert errors == "sampling: 1 completions\n"
     _, plain, _ = shell("sample", *flags, "--prompt", " good film the")
     assert chat.endswith(plain.removeprefix(" good film the"))
     assert json.loads(chat[: chat.index("]") + 1]) == [{"role": "user", "content": "good film"}]

@@ -1,6 +1,7 @@
 """``jaxalign sample --feedback``: a folder of ``jaxalign hindsight`` asked as it was trained."""
 
 import json
+import re
 import shutil
 
 import jax
@@ -41,7 +42,8 @@ def sample(shell, talker, tmp_path):
         status, output, errors = shell(
             "sample", "--model", talker, "--max-new-tokens", TOKENS, "--seed", 3, *out, *flags
         )
-        assert (status, errors) == (0, "")
+        assert status == 0
+        assert re.fullmatch(r"sampling: \d+ completions\n", errors)
         return [json.loads(line) for line in (tmp_path / "out.jsonl").read_text().splitlines()] if to_file else output
 
     return run
@@ -115,8 +117,8 @@ def test_without_feedback_it_samples_as_any_folder(sample, talker, shell, tmp_pa
     assert {frozenset(found) for found in row} == {
         frozenset({"prompt", "completion", "finished", "log_prob", "token_log_probs"})
     }
-    printed = shell("sample", "--model", plain, "--max-new-tokens", TOKENS, "--seed", 3, *flags)
-    assert printed == (0, sample(*flags, to_file=False), "")
+    status, printed, _ = shell("sample", "--model", plain, "--max-new-tokens", TOKENS, "--seed", 3, *flags)
+    assert (status, printed) == (0, sample(*flags, to_file=False))
 
 
 FEEDBACK = ("--feedback", "positive")

@@ -24,6 +24,21 @@ def parts(encoder, example):
     return [encoder.decode(example.tokens[example.branch == k]) for k in range(int(example.branch.max()) + 1)]
 
 
+def test_a_text_longer_than_the_model_is_ours_to_say_something_about(monkeypatch):
+    from transformers.utils import logging
+
+    said = []
+    monkeypatch.setattr(logging.get_logger("transformers.tokenization_utils_base"), "warning", said.append)
+    tokenizer = toy.byte_level.__wrapped__()
+    tokenizer.model_max_length = 8
+    tokenizer.encode("0" * 9)
+    assert len(said) == 1  # of "indexing errors" that an encoder's users do not meet
+    tokenizer = toy.byte_level.__wrapped__()
+    tokenizer.model_max_length = 8
+    assert len(completion_example(PAIR | {"completion": "1"}, Encoder(tokenizer)).tokens) > 8
+    assert len(said) == 1
+
+
 def test_no_limit_changes_nothing():
     example = preference_example(PAIR, GPT2)
     assert parts(GPT2, example) == ["0" * 8, "1111<|endoftext|>", "2<|endoftext|>"]

@@ -153,7 +153,7 @@ def test_progress_is_printed(tmp_path, monkeypatch):
     run.stage("sample", {}, Count(1), *JSON)
     run.stage("sample", {}, Count(1), *JSON)
     text = out.getvalue()
-    assert "[1/2] sample: 1/2, 0:00 elapsed, 0:00 left half" in text
+    assert "[1/2] sample: 1/2 (half), 0:00 elapsed, 0:00 left" in text
     assert "[1/2] sample: done in 0:00" in text
     assert "[2/2] sample: kept from an earlier run" in text
 
