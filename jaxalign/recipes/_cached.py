@@ -6,7 +6,7 @@ import hashlib
 import logging
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import numpy as np
@@ -46,11 +46,9 @@ def attach_trunk(
       batch_size: examples computed at a time (all devices together).
       on_progress: called as ``on_progress(done, total)``, in examples.
     """
-    rows = _map_rows(
-        _trunk, config, {"base": base}, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress
+    trunk = _map_examples(
+        _trunk, config, {"base": base}, examples, "token", mesh=mesh, batch_size=batch_size, on_progress=on_progress
     )
-    # Copies: a view would keep the padded batch that it is cut from.
-    trunk = [row[: example.count("token")].copy() for row, example in zip(rows, examples, strict=True)]
     return data.with_extras(examples, token={"trunk": trunk})
 
 
@@ -78,16 +76,16 @@ def example_log_probs(
     """
     mesh = sharding.make_mesh() if mesh is None else mesh
     frozen = {"base": base or {}, "reference": params}
-    rows = _map_rows(
+    return _map_examples(
         functools.partial(_log_probs, temperature=temperature),
         config,
         frozen,
         examples,
+        "target",
         mesh=mesh,
         batch_size=batch_size,
         on_progress=on_progress,
     )
-    return [row[: example.count("target")] for row, example in zip(rows, examples, strict=True)]
 
 
 def attach_reference_log_probs(
@@ -154,8 +152,9 @@ def example_scores(
     Arguments as in :func:`example_log_probs`.
     """
     mesh = sharding.make_mesh() if mesh is None else mesh
-    rows = _map_rows(_scores, config, params, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress)
-    return [row[: example.sequences] for row, example in zip(rows, examples, strict=True)]
+    return _map_examples(
+        _scores, config, params, examples, "sequence", mesh=mesh, batch_size=batch_size, on_progress=on_progress
+    )
 
 
 @functools.partial(jax.jit, static_argnames="config")
@@ -191,19 +190,21 @@ def _with_log_probs(examples: Sequence[Example], flat: np.ndarray) -> list[Examp
     return data.with_extras(examples, target={"reference_log_probs": np.split(flat, ends[:-1])})
 
 
-def _map_rows(
+def _map_examples(
     function: Callable[[ModelConfig, Any, Batch], jax.Array],
     config: ModelConfig,
     frozen: Any,
     examples: Sequence[Example],
+    level: Literal["token", "target", "sequence"],
     *,
     mesh: Mesh,
     batch_size: int,
     on_progress: OnProgress | None = None,
 ) -> list[np.ndarray]:
-    """The jitted ``function`` of every example, one a row, in order; the host reads one batch late.
+    """The jitted ``function`` (``[B, level's axis, ...]``) of every example, in order; the host reads one batch late.
 
-    The shardings are those of the arguments: parameters as they lie, rows over the data axes.
+    Examples are packed into rows as long as the longest: one shape, one program, little padding. The shardings are
+    those of the arguments: parameters as they lie, rows over the data axes.
     """
     shards = sharding.data_shards(mesh)
     part, parts = sharding.row_share(mesh)
@@ -212,34 +213,41 @@ def _map_rows(
         batch_size=-(-batch_size // shards) * shards,
         shuffle=False,
         num_epochs=1,
+        pack=True,
         process_index=part,
         process_count=parts,
         pieces=sharding.length_shards(mesh),
     )
     order = np.asarray(sharding.row_order(mesh))
+    found = [np.empty(0)] * len(examples)
+    done = 0
 
-    def read(rows: jax.Array) -> np.ndarray:
-        """In the order of the examples."""
+    def read(rows: jax.Array, k: int) -> None:
+        """Cut batch k's rows into their examples."""
+        nonlocal done
         host = sharding.to_host(rows)
-        if jax.process_count() == 1:
-            return host
-        return host.reshape(shards, -1, *host.shape[1:])[order].reshape(host.shape)
+        if jax.process_count() > 1:  # into the order of the plan
+            host = host.reshape(shards, -1, *host.shape[1:])[order].reshape(host.shape)
+        for row, indices in zip(host, source.plan.rows(k), strict=True):
+            start = 0
+            for index in indices:
+                end = start + examples[index].count(level)
+                found[index] = row[start:end].copy()  # a view would keep the batch that it is cut from
+                start = end
+            done += len(indices)
+        if on_progress is not None:
+            on_progress(done, len(examples))
 
-    found: list[np.ndarray] = []
-    waiting: jax.Array | None = None
+    waiting: tuple[jax.Array, int] | None = None
     with jax.set_mesh(mesh):
-        for batch in data.make_iterator(source):
+        for k, batch in enumerate(data.make_iterator(source)):
             running = sharding.settle(function(config, frozen, training.put_batch(batch, mesh)))
             if waiting is not None:
-                found.extend(read(waiting))
-                if on_progress is not None:
-                    on_progress(len(found), len(examples))
-            waiting = running
+                read(*waiting)
+            waiting = running, k
         if waiting is not None:
-            found.extend(read(waiting))
-    if on_progress is not None:
-        on_progress(len(examples), len(examples))
-    return found[: len(examples)]
+            read(*waiting)
+    return found
 
 
 def _write(path: Path, flat: np.ndarray) -> None:
