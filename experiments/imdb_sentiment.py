@@ -122,9 +122,11 @@ PRESETS = {
             episodes=256,
             learning_rate=2e-5,
             kl_horizon=640.0,
+            scale=Scale(checkpoints=True),
         ),
         sweep=Sweep(temperatures=TEMPERATURES),
         ablations=Ablations(unweighted_seeds=(0, 1, 2), other_model="glassllm", other_seeds=(0, 1, 2)),
+        scale=Scale(checkpoints=True),
     ),
     "paper": Study(
         model="gpt2-large",
@@ -163,10 +165,11 @@ PRESETS = {
             ppo_epochs=4,
             learning_rate=3e-6,
             kl_horizon=10_000.0,
-            scale=Scale(accumulation=16, remat="full"),
+            scale=Scale(accumulation=16, remat="full", checkpoints=True),
         ),
         sweep=Sweep(temperatures=TEMPERATURES),
         ablations=Ablations(unweighted_seeds=(0, 1, 2), other_model="gpt2", other_seeds=(0, 1, 2)),
+        scale=Scale(checkpoints=True),
     ),
 }
 
