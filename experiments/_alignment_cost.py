@@ -300,7 +300,8 @@ def inputs_of(comparison: Comparison) -> dict[str, Any]:
     values = asdict(comparison)
     del values["seeds"], values["study"]
     study = asdict(comparison.study) | {"rlhf": comparison.study.rlhf.inputs}
-    return values | {"study": {name: study[name] for name in ("frozen_layers", "rlhf", *_UPDATES)}}
+    own = {name: study[name] for name in ("frozen_layers", "rlhf", *_UPDATES)}
+    return values | {"study": own | comparison.study.optimizer_inputs}
 
 
 _UPDATES: Sequence[str] = ("steps", "prompts_per_step", "learning_rate", "warmup_steps")

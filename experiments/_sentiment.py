@@ -104,7 +104,9 @@ class Study:
     prompts_per_step: int = 16
     """Prefixes in an update, each with all the pairs of its samples."""
     learning_rate: float = 3e-4
-    """Of Adam, after the warm-up."""
+    """After the warm-up."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """The update rule of every pairwise method; SFT, reward model and PPO have AdamW."""
     warmup_steps: int = 10
     """Linear warm-up."""
     measure_every: int = 60
@@ -137,6 +139,11 @@ class Study:
     """How SFT and the pairwise methods are computed; reward model and PPO have ``rlhf.scale``."""
     seed: int = 0
     """Of everything."""
+
+    @property
+    def optimizer_inputs(self) -> dict[str, str]:
+        """What decides a pairwise run besides, where it is another than AdamW."""
+        return {} if self.optimizer == "adamw" else {"optimizer": self.optimizer}
 
 
 @dataclass(frozen=True)

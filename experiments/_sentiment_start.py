@@ -81,7 +81,7 @@ def prepare(study: Study, stages: Stages) -> Assets:
     training = prompts[: study.prompts]
     weights = sorted(fingerprint(base).items())  # a local folder of the same name may hold other weights
     source = {"reviews": digest(texts), "weights": digest(weights)}
-    inputs: dict[str, Any] = {"study": _study_inputs(study), **source}
+    inputs: dict[str, Any] = {"study": _study_inputs(study) | study.optimizer_inputs, **source}
     sampled: dict[str, Any] = {"study": _study_inputs(study, without=TRAINING), **source}
     start = base
     if study.sft_steps:
@@ -151,7 +151,7 @@ def _study_inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any
         "dpo_betas", "dpo_seeds", "dpo_seeds_at", "preferred_ft_seeds", "unlikelihood_alphas", "unlikelihood_seeds",
         "unlikelihood_seeds_at",
     )  # fmt: skip
-    apart = (*runs, "compare_at", "rlhf", "sweep", "ablations", "scale", *without)
+    apart = (*runs, "compare_at", "rlhf", "sweep", "ablations", "scale", "optimizer", *without)
     values = {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
     return values | study.scale.inputs | {name: "local" for name in ("model", "reviews") if Path(values[name]).exists()}
 

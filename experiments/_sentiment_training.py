@@ -83,7 +83,12 @@ def train(
     settings = FitConfig(
         max_steps=study.steps,
         batch_size=study.prompts_per_step,
-        optimizer=OptimizerConfig(learning_rate=study.learning_rate, warmup_steps=study.warmup_steps, clip_norm=10.0),
+        optimizer=OptimizerConfig(
+            optimizer=study.optimizer,
+            learning_rate=study.learning_rate,
+            warmup_steps=study.warmup_steps,
+            clip_norm=10.0,
+        ),
         frozen_layers=study.frozen_layers,
         eval_every=study.measure_every,
         seed=method.seed,

@@ -15,10 +15,12 @@ the devices after an update; what a step holds while it computes is not in it.
         SmolLM2-135M-Instruct, all layers, packaged data; one GPU, about an hour. It has not been run.
     python -m experiments.rlhf_without_rl --preset paper --output-dir runs/rlhf-without-rl-paper
         gpt2-large, stanfordnlp/imdb and a RoBERTa sentiment classifier from a hub, as the controlled-sentiment study of
-        Rafailov et al. 2023; one accelerator with 80 GB, a day. It has not been run.
+        Rafailov et al. 2023, whose optimizer DPO has (imdb_sentiment says what is not as there); one accelerator with
+        80 GB, a day or two. It has not been run.
 
-Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues. Every field of
-the preset is a flag (--help after --preset).
+Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, in `gpu` and
+`paper` also a training run, from the last of its ten checkpoints. Every field of the preset is a flag (--help after
+--preset).
 """
 
 import tempfile
@@ -73,7 +75,8 @@ PRESETS = {
         study=Study(
             model="gpt2-large", reviews="stanfordnlp/imdb", reward="siebert/sentiment-roberta-large-english", lead=LEAD,
             prompts=11_000, held_out=512, samples_per_prompt=4, max_new_tokens=48, sampling_batch=512, sft_steps=780,
-            sft_learning_rate=1e-5, steps=680, learning_rate=1e-6, warmup_steps=150,
+            sft_learning_rate=1e-5, steps=1000, prompts_per_step=11, learning_rate=1e-6, optimizer="rmsprop",
+            warmup_steps=150,
             rlhf=RLHF(
                 reward_steps=450, reward_prompts_per_step=64, reward_learning_rate=3e-6, updates=400, episodes=1024,
                 ppo_epochs=4, learning_rate=3e-6, kl_horizon=10_000.0, points=40,

@@ -14,7 +14,8 @@ from experiments._hindsight import Scale
 from experiments._sentiment import Measurement, Method, Raters, Study
 from experiments._sentiment_rlhf import PPO, RLHF
 from experiments._sentiment_runs import _train
-from experiments._sentiment_training import fine_tune
+from experiments._sentiment_start import _study_inputs
+from experiments._sentiment_training import fine_tune, train
 from experiments.assets.prompts import Prompt
 from experiments.imdb_sentiment import PRESETS
 from experiments.rlhf_without_rl import PRESETS as COSTS
@@ -62,6 +63,14 @@ def without_measuring(asked, dies):
     return measure
 
 
+def answered_twice():
+    """A pair for every prompt."""
+    return [
+        data.answers_example(prompt.ids, [[30 + place, 31], [40, 41 + place]], record_id=place, pairs=[(0, 1)])
+        for place, prompt in enumerate(PROMPTS)
+    ]
+
+
 @pytest.mark.usefixtures("one_device")
 @pytest.mark.parametrize("name", METHODS)
 def test_a_run_that_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch, name):
@@ -69,25 +78,22 @@ def test_a_run_that_is_killed_goes_on_to_the_same_end(tmp_path, monkeypatch, nam
         config=CONFIG, start=uncompiled_params(CONFIG), tokenizer=plain_tokenizer(), raters=Raters(numbers, numbers),
         reward=None, training=PROMPTS, held_out=PROMPTS[:1],
     )  # fmt: skip
-    pairs = [
-        data.answers_example(prompt.ids, [[30 + place, 31], [40, 41 + place]], record_id=place, pairs=[(0, 1)])
-        for place, prompt in enumerate(PROMPTS)
-    ]
+    pairs = answered_twice()
     prepared = types.SimpleNamespace(examples=lambda report, other: pairs)
     asked = []
 
-    def train(folder, dies=0, study=STUDY):
+    def run(folder, dies=0):
         asked.clear()
         monkeypatch.setattr(_sentiment_runs, "measure", without_measuring(asked, dies))
         console = Console(file=io.StringIO())
-        return _train(study, assets, METHODS[name], prepared, console, quiet, tmp_path / folder)
+        return _train(STUDY, assets, METHODS[name], prepared, console, quiet, tmp_path / folder)
 
-    points, policy = train("whole")
+    points, policy = run("whole")
     assert asked == [2, 4]
     with pytest.raises(Killed):
-        train("killed", dies=2)
+        run("killed", dies=2)
     assert sorted(path.name for path in (tmp_path / "killed" / "measured").iterdir()) == ["2.json"]
-    again, continued = train("killed")
+    again, continued = run("killed")
     assert asked == [4]  # the first half was neither trained nor measured again
     assert [row["step"] for row in again] == [2, 4]
     assert again == points
@@ -100,7 +106,7 @@ def test_fine_tuning_that_is_killed_goes_on_to_the_same_end(tmp_path):
     start, tokenizer = uncompiled_params(CONFIG), plain_tokenizer()
     texts = [" ".join(f"w{place + word}" for word in range(12)) for place in range(8)]
 
-    def train(folder, dies=0):
+    def run(folder, dies=0):
         seen = []
 
         def report(done, *_):
@@ -110,11 +116,11 @@ def test_fine_tuning_that_is_killed_goes_on_to_the_same_end(tmp_path):
 
         return seen, fine_tune(CONFIG, start, tokenizer, texts, STUDY, report, tmp_path / folder)
 
-    seen, whole = train("whole")
+    seen, whole = run("whole")
     assert seen == [1, 2, 3, 4]
     with pytest.raises(Killed):
-        train("killed", dies=3)
-    seen, again = train("killed")
+        run("killed", dies=3)
+    seen, again = run("killed")
     assert seen[-1] == 4
     assert seen[0] > 1
     jax.tree.map(np.testing.assert_array_equal, again, whole)
@@ -131,3 +137,23 @@ def test_which_presets_keep_checkpoints(preset, kept):
         found += [COSTS[preset].scale, *scales(COSTS[preset].study)]
     assert {scale.checkpoints for scale in found} == {kept}
     assert [dataclasses.replace(scale, checkpoints=True).save_every(1000) for scale in found] == [100] * len(found)
+
+
+@pytest.mark.usefixtures("one_device")
+def test_rmsprop_is_torchs_and_another_stage():
+    """Its first update is the rate times g / sqrt(.01 g^2), ten times the rate wherever the gradient is not 0."""
+    start = uncompiled_params(CONFIG)
+
+    def change(optimizer):
+        study = dataclasses.replace(
+            STUDY, steps=1, measure_every=1, warmup_steps=0, learning_rate=1e-3, scale=Scale(), optimizer=optimizer
+        )
+        found = train(CONFIG, start, answered_twice(), METHODS["DPO"], study, evaluate=quiet, report=quiet)
+        moved = jax.tree.map(lambda new, old: np.abs(np.asarray(new) - np.asarray(old)).max(), found, start)
+        return max(jax.tree.leaves(moved))
+
+    assert change("adamw") == pytest.approx(1e-3, rel=0.01)
+    assert change("rmsprop") == pytest.approx(1e-2, rel=0.01)
+    assert STUDY.optimizer_inputs == {}  # runs in AdamW stay what they were
+    assert dataclasses.replace(STUDY, optimizer="rmsprop").optimizer_inputs == {"optimizer": "rmsprop"}
+    assert {"optimizer", "scale"}.isdisjoint(_study_inputs(STUDY))
