@@ -19,9 +19,10 @@ import numpy as np
 from experiments._hindsight import METHODS, Scale, Training
 from experiments._hindsight import train as train_hindsight
 from experiments._hindsight_reviews import ReviewsTask
-from experiments._sentiment import Method, Study, demonstrations
-from experiments._sentiment import train as train_pairs
+from experiments._sentiment import Method, Study
 from experiments._sentiment_rlhf import PPO, train_ppo, train_reward
+from experiments._sentiment_training import demonstrations
+from experiments._sentiment_training import train as train_pairs
 from experiments._stages import Report
 from jaxalign import models
 from jaxalign.data import FeedbackPrompts
@@ -51,7 +52,7 @@ class Comparison:
     measure_every: int = 4
     """Updates of DPO and Chain of Hindsight between measurements; PPO has ``study.rlhf.points``."""
     scale: Scale = field(default_factory=Scale)
-    """How Chain of Hindsight is computed; the others are in float32, in one piece."""
+    """How Chain of Hindsight is computed; SFT and DPO as ``study.scale`` says, the rest as ``study.rlhf.scale``."""
     seeds: tuple[int, ...] = (0, 1, 2)
     """Training seeds."""
 
@@ -152,31 +153,37 @@ class _Judge:
     last: int
     """The last update of a run that is not stopped."""
     seed: int
-    points: list[Point] = field(default_factory=list)
-    final: list[float] = field(default_factory=list)
+    folder: Path
+    """Where its verdicts lie: a run that goes on from a checkpoint is not judged again."""
 
     def __call__(self, update: int, params: Params, prompts: FeedbackPrompts | None = None) -> None:
         def judged(seed: int) -> list[float]:
             return self.task.rated(params, prompts, seed=seed, report=_quiet)["judge"]
 
-        self.points.append(Point(update=update, judge=float(np.mean(judged(self.seed)))))
-        if self.reached or update == self.last:
-            self.final = judged(self.seed + FRESH)
-        if self.reached:
+        point = Point(update=update, judge=float(np.mean(judged(self.seed))))
+        reached = point.judge >= self.target
+        final = judged(self.seed + FRESH) if reached or update == self.last else []
+        self.folder.mkdir(parents=True, exist_ok=True)
+        verdict = {"point": asdict(point), "reached": reached, "final": final}
+        (self.folder / f"{update}.json").write_text(json.dumps(verdict), encoding="utf-8")
+        if reached:
             raise _ReachedError
 
-    @property
-    def reached(self) -> bool:
-        return bool(self.points) and self.points[-1].judge >= self.target
+    def verdicts(self) -> list[dict[str, Any]]:
+        """All of a run that is over, in turn."""
+        files = sorted(self.folder.glob("*.json"), key=lambda path: int(path.stem))
+        return [json.loads(path.read_text(encoding="utf-8")) for path in files]
 
 
 def run_pipeline(
     task: ReviewsTask, comparison: Comparison, pipeline: Pipeline, *, seed: int, directory: Path, report: Report
 ) -> Run:
-    """Train a pipeline's stages up to the target; ``directory`` is for its metrics and is removed at the end."""
+    """Train a pipeline's stages up to the target; ``directory`` is for its metrics, and for what a run that is killed
+    goes on from where its scale keeps checkpoints."""
     study, assets, training = comparison.study, task.assets, comparison.hindsight
     last = {"DPO": study.steps, "CoH": training.steps, "PPO": study.rlhf.updates}[pipeline.stages[-1]]
-    judge = _Judge(task, comparison.target, last, seed)
+    folders = {stage: directory / stage.replace(" ", "-") for stage in pipeline.stages}
+    judge = _Judge(task, comparison.target, last, seed, folders[pipeline.stages[-1]] / "judged")
     reward: list[models.RewardModel] = []
 
     def dpo(folder: Path, report: Report) -> None:
@@ -191,7 +198,7 @@ def run_pipeline(
         train_hindsight(
             task.config, task.start, task.records, task.text, task.tokenizer, METHODS["CoH"], training,
             templates=task.templates, kind=task.kind, seed=seed, report=report,
-            scale=replace(comparison.scale, checkpoints=True), directory=folder,
+            scale=comparison.scale, directory=folder,
             evaluate=judge, evaluate_every=comparison.measure_every,
         )  # fmt: skip
 
@@ -209,32 +216,47 @@ def run_pipeline(
         )  # fmt: skip
 
     train = {"DPO": dpo, "CoH": hindsight, "reward model": reward_model, "PPO": ppo}
+    scales = {"DPO": study.scale, "CoH": comparison.scale, "reward model": study.rlhf.scale, "PPO": study.rlhf.scale}
     gc.collect()
     before = _live_bytes()
     parts = []
-    for stage in pipeline.stages:
-        folder = directory / stage.replace(" ", "-")
-        shutil.rmtree(folder, ignore_errors=True)
-        held = 0
+    for stage, folder in folders.items():
+        if not scales[stage].checkpoints:
+            shutil.rmtree(folder, ignore_errors=True)
+        held = _Most(folder / "held_bytes")
 
-        def watched(done: int, total: int, note: str = "", stage: str = stage) -> None:
-            nonlocal held
-            held = max(held, _live_bytes() - before)
+        def watched(done: int, total: int, note: str = "", stage: str = stage, held: _Most = held) -> None:
+            held.see(_live_bytes() - before)
             report(done, total, f"{stage}: {note}")
 
         with contextlib.suppress(_ReachedError):
             train[stage](folder, watched)
-        parts.append(_part(stage, folder / "metrics.jsonl", held, study.rlhf.ppo_epochs if stage == "PPO" else 0))
-    shutil.rmtree(directory, ignore_errors=True)
+        parts.append(_part(stage, folder / "metrics.jsonl", held.value, study.rlhf.ppo_epochs if stage == "PPO" else 0))
+    verdicts = judge.verdicts()
     return Run(
         pipeline=pipeline.name,
         seed=seed,
-        reached=judge.reached,
+        reached=verdicts[-1]["reached"],
         parts=parts,
-        points=judge.points,
-        judge=judge.final,
+        points=[Point(**verdict["point"]) for verdict in verdicts],
+        judge=verdicts[-1]["final"],
         trained_parameters=_trained(task, study.frozen_layers, pipeline),
     )
+
+
+class _Most:
+    """The largest of what is seen, in a file beside a run's metrics: a run that goes on knows what it saw before."""
+
+    def __init__(self, path: Path) -> None:
+        self._path = path
+        text = path.read_text(encoding="utf-8") if path.is_file() else ""
+        self.value = int(text or 0)
+
+    def see(self, value: int) -> None:
+        if value > self.value:
+            self.value = value
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            self._path.write_text(str(value), encoding="utf-8")
 
 
 def _part(stage: str, metrics: Path, held_bytes: int, rollout_passes: int) -> Part:
@@ -278,7 +300,8 @@ def inputs_of(comparison: Comparison) -> dict[str, Any]:
     values = asdict(comparison)
     del values["seeds"], values["study"]
     study = asdict(comparison.study) | {"rlhf": comparison.study.rlhf.inputs}
-    return values | {"study": {name: study[name] for name in ("frozen_layers", "rlhf", *_UPDATES)}}
+    own = {name: study[name] for name in ("frozen_layers", "rlhf", *_UPDATES)}
+    return values | {"study": own | comparison.study.optimizer_inputs}
 
 
 _UPDATES: Sequence[str] = ("steps", "prompts_per_step", "learning_rate", "warmup_steps")

@@ -107,7 +107,15 @@ class Scale:
     remat: Literal["none", "full", "dots"] = "none"
     """What the backward pass computes again."""
     checkpoints: bool = False
-    """Keep checkpoints, so that a run that is killed goes on where it was."""
+    """Keep checkpoints, ten along a run, so that one that is killed goes on from the last."""
+
+    def save_every(self, updates: int) -> int:
+        """Updates between the checkpoints of a run."""
+        return max(1, updates // 10) if self.checkpoints else updates
+
+    def kept(self, directory: Path) -> Path | None:
+        """Where a run keeps them; None = nowhere."""
+        return directory if self.checkpoints else None
 
     @property
     def inputs(self) -> dict[str, str]:
@@ -166,7 +174,7 @@ def train(
     evaluate: Callable[[int, Params, FeedbackPrompts], None] | None = None,
     evaluate_every: int = 0,
 ) -> tuple[Params, FeedbackPrompts]:
-    """One run of a method; the model, and how it is asked. ``directory``: where its checkpoints go, if any.
+    """One run of a method; the model, and how it is asked. ``directory``: where its metrics and checkpoints go, if any.
 
     ``evaluate`` is called with (update, model, how it is asked) every ``evaluate_every`` updates and after the last.
     """
@@ -188,6 +196,7 @@ def train(
         dtype=scale.dtype,
         accumulation=scale.accumulation,
         remat=scale.remat,
+        save_every=scale.save_every(training.steps),
         eval_every=evaluate_every,
     )
 
@@ -203,7 +212,7 @@ def train(
         lambda model_config: recipes.hindsight_objective(model_config, objective),
         settings,
         pretraining=pretraining,
-        directory=directory if scale.checkpoints else None,
+        directory=directory,
         evaluate=None if evaluate is None else evaluate_after,
         report=report,
     )

@@ -120,7 +120,7 @@ class ReviewsTask:
             return train_ppo(
                 self.config, self.start, self.assets.training, self.assets.reward, PPO("learned", settings.seeds_at),
                 self.study, self.tokenizer, seed=self.study.seed + seed, report=report,
-                directory=directory if settings.scale.checkpoints else None,
+                directory=settings.scale.kept(directory),
             )[0]  # fmt: skip
 
         inputs = settings.inputs | {"frozen_layers": self.study.frozen_layers}

@@ -59,7 +59,7 @@ def rlhf_on_comparisons(
             rlhf=rlhf, frozen_layers=frozen_layers, max_new_tokens=task.settings.max_new_tokens,
             sampling_batch=task.settings.sampling_batch, seed=seed,
         )  # fmt: skip
-        kept = directory if rlhf.scale.checkpoints else None
+        kept = rlhf.scale.kept(directory)
         groups, prompts = comparisons(task, max_length, seed)
         held_out = _last_groups(groups, rlhf.reward_held_out)
         examples = [example for group in groups for example in group]

@@ -92,7 +92,7 @@ def run_table(
                 params, prompts = train(
                     task.config, task.start, task.records, text, task.tokenizer, method, table.training,
                     templates=task.templates, kind=task.kind, seed=seed, report=report, scale=table.scale,
-                    directory=directory,
+                    directory=table.scale.kept(directory),
                 )  # fmt: skip
                 first = seed == table.seeds[0]
                 return task.measure(params, prompts, seed=seed, report=report, details=first), params, prompts

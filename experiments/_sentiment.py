@@ -5,21 +5,19 @@
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any, Literal
 
 import jax
 import numpy as np
 
+from experiments._hindsight import Scale
 from experiments._sentiment_rlhf import PPO, RLHF
 from experiments._stages import Report
-from experiments.assets.movie_reviews import first_words
 from experiments.assets.prompts import Prompt
-from jaxalign import data, evaluation, models, recipes, sampling
+from jaxalign import data, evaluation, recipes, sampling
 from jaxalign.data import Example
 from jaxalign.models import ModelConfig
-from jaxalign.recipes import FitConfig, PreferenceObjective
-from jaxalign.training import OptimizerConfig
+from jaxalign.recipes import PreferenceObjective
 
 __all__ = [
     "DPO",
@@ -31,11 +29,9 @@ __all__ = [
     "Raters",
     "Study",
     "Sweep",
-    "fine_tune",
     "measure",
     "preference_examples",
     "sample",
-    "train",
 ]
 
 Params = Any
@@ -108,7 +104,9 @@ class Study:
     prompts_per_step: int = 16
     """Prefixes in an update, each with all the pairs of its samples."""
     learning_rate: float = 3e-4
-    """Of Adam, after the warm-up."""
+    """After the warm-up."""
+    optimizer: Literal["adamw", "rmsprop"] = "adamw"
+    """The update rule of every pairwise method; SFT, reward model and PPO have AdamW."""
     warmup_steps: int = 10
     """Linear warm-up."""
     measure_every: int = 60
@@ -137,8 +135,15 @@ class Study:
     """Win rates between the policies."""
     ablations: Ablations = field(default_factory=Ablations)
     """What DPO's gradient and its data are worth."""
+    scale: Scale = field(default_factory=Scale)
+    """How SFT and the pairwise methods are computed; reward model and PPO have ``rlhf.scale``."""
     seed: int = 0
     """Of everything."""
+
+    @property
+    def optimizer_inputs(self) -> dict[str, str]:
+        """What decides a pairwise run besides, where it is another than AdamW."""
+        return {} if self.optimizer == "adamw" else {"optimizer": self.optimizer}
 
 
 @dataclass(frozen=True)
@@ -226,35 +231,6 @@ class Measurement:
         return self.by_prefix("judge")
 
 
-def demonstrations(tokenizer: Any, texts: Sequence[str], study: Study) -> list[Example]:
-    """Windows of reviews, the first of each behind a newline."""
-    records = []
-    for text in texts:
-        words = text.split()
-        for start in range(0, min(len(words), 120), 40):
-            piece = first_words(" ".join(words[start:]), 40)
-            if len(piece.split()) < 10:
-                continue
-            records.append({"text": ("\n" if start == 0 else " ") + piece, "finished": False})
-    truncation = data.Truncation(max_length=study.sft_length)
-    return data.build_examples(records, tokenizer, kind="text", truncation=truncation)[0]
-
-
-def fine_tune(
-    config: ModelConfig, params: Params, tokenizer: Any, texts: Sequence[str], study: Study, report: Report
-) -> Params:
-    """The start model: supervised fine-tuning on windows of reviews, the first of each behind a newline."""
-    examples = demonstrations(tokenizer, texts, study)
-    optimizer = OptimizerConfig(
-        learning_rate=study.sft_learning_rate, schedule="cosine", warmup_steps=10, clip_norm=1.0
-    )
-    settings = FitConfig(max_steps=study.sft_steps, batch_size=study.sft_batch, optimizer=optimizer, seed=study.seed)
-    result = recipes.fit(config, params, examples, recipes.likelihood_objective, settings, report=report)
-    if result.interrupted:
-        raise KeyboardInterrupt
-    return result.params
-
-
 def sample(
     config: ModelConfig,
     params: Params,
@@ -304,50 +280,6 @@ def preference_examples(
     return examples
 
 
-def train(
-    config: ModelConfig,
-    params: Params,
-    examples: Sequence[Example],
-    method: Method,
-    study: Study,
-    *,
-    evaluate: Callable[[int, Params], None],
-    report: Report,
-    directory: Path | None = None,
-) -> Params:
-    """One run of a pairwise method; ``evaluate`` is called with the model at every ``measure_every`` steps.
-
-    ``directory``: where its metrics and checkpoints go, if any.
-    """
-    settings = FitConfig(
-        max_steps=study.steps,
-        batch_size=study.prompts_per_step,
-        optimizer=OptimizerConfig(learning_rate=study.learning_rate, warmup_steps=study.warmup_steps, clip_norm=10.0),
-        frozen_layers=study.frozen_layers,
-        eval_every=study.measure_every,
-        seed=method.seed,
-    )
-
-    objective = method.objective
-    assert isinstance(objective, PreferenceObjective)
-
-    def make_objective(model_config: ModelConfig) -> recipes.Objective:
-        return recipes.preference_objective(model_config, objective)
-
-    def evaluate_after(step: int, whole: Params) -> dict[str, float]:
-        if step:  # step 0 is the start model, measured once for all
-            evaluate(step, whole)
-        return {}
-
-    result = recipes.fit(
-        config, params, examples, make_objective, settings,
-        directory=directory, evaluate=evaluate_after, report=report,
-    )  # fmt: skip
-    if result.interrupted:  # a stage that was stopped has no result to keep
-        raise KeyboardInterrupt
-    return result.params
-
-
 def measure(
     config: ModelConfig,
     params: Params,
@@ -389,23 +321,3 @@ def measure(
         lengths=lengths.tolist(),
         texts=texts,
     )
-
-
-def shared_activations(
-    config: ModelConfig, params: Params, examples: Sequence[Example], study: Study, *, report: Report
-) -> list[Example]:
-    """Examples that carry what no run changes: the frozen layers' activations and the reference's log-probs."""
-    from jaxalign import sharding
-
-    mesh = sharding.make_mesh()
-    split, trainable, base = models.freeze(config, params, study.frozen_layers)
-    found = list(examples)
-    if study.frozen_layers:
-        found = recipes.attach_trunk(
-            split, base, found, mesh=mesh, batch_size=study.prompts_per_step,
-            on_progress=lambda done, total: report(done, total, "examples through the frozen layers, for all runs"),
-        )  # fmt: skip
-    return recipes.attach_reference_log_probs(
-        split, base, trainable, found, temperature=study.temperature, mesh=mesh, batch_size=study.prompts_per_step,
-        on_progress=lambda done, total: report(done, total, "examples through the reference, for all runs"),
-    )  # fmt: skip

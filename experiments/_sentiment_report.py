@@ -322,12 +322,13 @@ def _samples(one: Measurement, results: Mapping[Method, Run], held_out: Sequence
 
 
 def _setting(study: Study) -> str:
+    rule = f" ({study.optimizer})" if study.optimizer_inputs else ""
     return (
         f"Model {study.model}; {study.prompts} training prefixes x {study.samples_per_prompt} samples, {study.steps} "
         f"steps of {study.prompts_per_step} prefixes (all pairs of their samples), learning rate "
-        f"{study.learning_rate:g}; measured on {study.held_out} held-out prefixes x {study.held_out_samples} samples "
-        f"of at most {study.max_new_tokens} tokens at temperature {study.temperature:g} (log-probs and KL at that "
-        f"temperature, too); seed {study.seed}. Intervals are 95 % bootstrap intervals over prefixes."
+        f"{study.learning_rate:g}{rule}; measured on {study.held_out} held-out prefixes x {study.held_out_samples} "
+        f"samples of at most {study.max_new_tokens} tokens at temperature {study.temperature:g} (log-probs and KL at "
+        f"that temperature, too); seed {study.seed}. Intervals are 95 % bootstrap intervals over prefixes."
     )
 
 

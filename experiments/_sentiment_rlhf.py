@@ -50,7 +50,7 @@ class RewardAndPPO:
     kl_horizon: float = 320.0
     """Episodes over which it changes by a fifth."""
     scale: Scale = field(default_factory=Scale)
-    """How both are computed; the sentiment study's own runs keep no checkpoints."""
+    """How both are computed."""
 
     @property
     def inputs(self) -> dict[str, Any]:
@@ -130,6 +130,7 @@ def train_reward(
         dtype=settings.scale.dtype,
         accumulation=settings.scale.accumulation,
         remat=settings.scale.remat,
+        save_every=settings.scale.save_every(settings.reward_steps),
     )
     result = recipes.fit(
         scored,
@@ -200,6 +201,7 @@ def train_ppo(
         dtype=settings.scale.dtype,
         accumulation=settings.scale.accumulation,
         remat=settings.scale.remat,
+        save_every=settings.scale.save_every(settings.updates),
     )
 
     def evaluate_after(step: int, whole: Params) -> dict[str, float]:

@@ -1,6 +1,7 @@
 """The training runs of the sentiment study: which there are, and each as a stage that keeps what it measured."""
 
 import dataclasses
+import json
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -15,11 +16,10 @@ from experiments._sentiment import (
     Method,
     Study,
     measure,
-    shared_activations,
-    train,
 )
 from experiments._sentiment_rlhf import PPO, train_ppo
 from experiments._sentiment_start import Assets, other_preferences, reward_inputs
+from experiments._sentiment_training import shared_activations, train
 from experiments._stages import JSON, TREE, Report, Stages
 from jaxalign import models
 from jaxalign.data import Example
@@ -149,8 +149,8 @@ def run_methods(
         inputs = _inputs(study, assets, method, label) | ({"policy": "kept"} if keep else {})
         whole = method is runs[0]  # its model goes on as a folder
 
-        def compute(report: Report, method: Method = method) -> tuple[list[dict[str, Any]], Any]:
-            return _train(study, assets, method, prepared, console, report)
+        def compute(report: Report, directory: Path, method: Method = method) -> tuple[list[dict[str, Any]], Any]:
+            return _train(study, assets, method, prepared, console, report, directory)
 
         def save(
             folder: Path, result: tuple[list[dict[str, Any]], Any], keep: bool = keep, whole: bool = whole
@@ -162,7 +162,7 @@ def run_methods(
             if whole:
                 models.save_pretrained(folder / "model", assets.config, final, assets.tokenizer)
 
-        rows = stages.stage(label, inputs, compute, save, lambda folder: (JSON.load(folder), None))[0]
+        rows = stages.trained(label, inputs, compute, save, lambda folder: (JSON.load(folder), None))[0]
         results[method] = Run([Measurement(**row) for row in rows], stages.folder(label, inputs), inputs)
     return results
 
@@ -181,34 +181,64 @@ class _Prepared:
         return self._found[other]
 
 
+class _Points:
+    """What is measured along a run, by step; in ``folder``, if any, it outlives the process."""
+
+    def __init__(self, folder: Path | None) -> None:
+        self._folder, self._rows = folder, dict[int, dict[str, Any]]()
+
+    def add(self, step: int, row: dict[str, Any]) -> None:
+        self._rows[step] = row
+        if self._folder is not None:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            (self._folder / f"{step}.json").write_text(json.dumps(row), encoding="utf-8")
+
+    def all(self) -> list[dict[str, Any]]:
+        """Of a run that is over: a file that a kill cut short has been written again by then."""
+        files = [] if self._folder is None else self._folder.glob("*.json")
+        kept = {int(path.stem): json.loads(path.read_text(encoding="utf-8")) for path in files}
+        return [row for _, row in sorted((kept | self._rows).items())]
+
+
 def _train(
-    study: Study, assets: Assets, method: Method, prepared: _Prepared, console: Console, report: Report
+    study: Study,
+    assets: Assets,
+    method: Method,
+    prepared: _Prepared,
+    console: Console,
+    report: Report,
+    directory: Path,
 ) -> tuple[list[dict[str, Any]], Any]:
-    """A run's measurements as JSON, and its policy."""
+    """A run's measurements as JSON, and its policy; ``directory`` is for its checkpoints, where its scale has them.
+
+    What is measured is written there at once: a run that goes on does not measure again what it had.
+    """
     config, start, tokenizer, raters = assets.config, assets.start, assets.tokenizer, assets.raters
     objective = method.objective
     total = study.rlhf.updates if isinstance(objective, PPO) else study.steps
-    points: list[Measurement] = []
+    scale = study.rlhf.scale if isinstance(objective, PPO) else study.scale
+    kept = scale.kept(directory)
+    points = _Points(None if kept is None else kept / "measured")
 
     def evaluate(step: int, policy: Any) -> None:
         report(step, total, "measuring")
         found = measure(
             config, policy, start, tokenizer, assets.held_out, raters, study, step=step, report=_quiet
         )  # fmt: skip
-        points.append(found)
+        points.add(step, dataclasses.asdict(found))
 
     if isinstance(objective, PPO):
         reward = assets.reward if objective.reward == "learned" else raters.reward
         assert reward is not None
         final, last = train_ppo(
             config, start, assets.training, reward, objective, study, tokenizer, seed=method.seed, evaluate=evaluate,
-            evaluate_every=study.rlhf.measure_every, report=report,
+            evaluate_every=study.rlhf.measure_every, directory=kept, report=report,
         )  # fmt: skip
         console.print(_ppo_line(method, last), highlight=False, markup=False)
     else:
         examples = prepared.examples(report, other=method.name == OTHER_PAIRS)
-        final = train(config, start, examples, method, study, evaluate=evaluate, report=report)
-    return [dataclasses.asdict(point) for point in points], final
+        final = train(config, start, examples, method, study, evaluate=evaluate, report=report, directory=kept)
+    return points.all(), final
 
 
 def _quiet(done: int, total: int, note: str = "") -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import numpy as np
 
 from experiments._command import FirstBatch
-from experiments._sentiment import Raters, Study, demonstrations, fine_tune, preference_examples, sample
+from experiments._sentiment import Raters, Study, preference_examples, sample
 from experiments._sentiment_rlhf import load_reward, save_reward, train_reward
+from experiments._sentiment_training import demonstrations, fine_tune
 from experiments._stages import ARRAYS, JSON, TREE, Stages, digest
 from experiments.assets.prompts import Prompt, prefix_prompts
 from jaxalign import models, recipes, sampling
@@ -80,14 +81,16 @@ def prepare(study: Study, stages: Stages) -> Assets:
     training = prompts[: study.prompts]
     weights = sorted(fingerprint(base).items())  # a local folder of the same name may hold other weights
     source = {"reviews": digest(texts), "weights": digest(weights)}
-    inputs: dict[str, Any] = {"study": _study_inputs(study), **source}
+    inputs: dict[str, Any] = {"study": _study_inputs(study) | study.optimizer_inputs, **source}
     sampled: dict[str, Any] = {"study": _study_inputs(study, without=TRAINING), **source}
     start = base
     if study.sft_steps:
-        start = stages.stage(
+        start = stages.trained(
             "start-model",
             sampled | {"sft": digest(reviews.sft.texts)},
-            lambda report: fine_tune(config, base, tokenizer, reviews.sft.texts, study, report),
+            lambda report, directory: fine_tune(
+                config, base, tokenizer, reviews.sft.texts, study, report, study.scale.kept(directory)
+            ),
             *TREE,
         )
     examples = _preferences(stages, sampled, config, start, tokenizer, training, raters, study)
@@ -102,11 +105,13 @@ def prepare(study: Study, stages: Stages) -> Assets:
                 raters, study, name="more-preferences", seed=study.seed + 2,
             )  # fmt: skip
 
-        def reward_model(report: Any) -> tuple[RewardModel, dict[str, Any]]:
-            model, found = train_reward(config, start, [*more, *examples], windows, study, report)
+        def reward_model(report: Any, directory: Path) -> tuple[RewardModel, dict[str, Any]]:
+            model, found = train_reward(
+                config, start, [*more, *examples], windows, study, report, directory=study.rlhf.scale.kept(directory)
+            )
             return model, dataclasses.asdict(found)
 
-        reward, calibration = stages.stage(
+        reward, calibration = stages.trained(
             "reward-model",
             sampled | {"rlhf": reward_inputs(study), "sft": digest(reviews.sft.texts[:256])},
             reward_model,
@@ -146,9 +151,9 @@ def _study_inputs(study: Study, *, without: Sequence[str] = ()) -> dict[str, Any
         "dpo_betas", "dpo_seeds", "dpo_seeds_at", "preferred_ft_seeds", "unlikelihood_alphas", "unlikelihood_seeds",
         "unlikelihood_seeds_at",
     )  # fmt: skip
-    apart = (*runs, "compare_at", "rlhf", "sweep", "ablations", *without)
+    apart = (*runs, "compare_at", "rlhf", "sweep", "ablations", "scale", "optimizer", *without)
     values = {name: value for name, value in dataclasses.asdict(study).items() if name not in apart}
-    return values | {name: "local" for name in ("model", "reviews") if Path(values[name]).exists()}
+    return values | study.scale.inputs | {name: "local" for name in ("model", "reviews") if Path(values[name]).exists()}
 
 
 def reward_inputs(study: Study) -> dict[str, Any]:

@@ -106,6 +106,23 @@ class Stages:
         self.console.print(f"{title}: done in {_clock(seconds)} ({elapsed} in all)", highlight=False, markup=False)
         return load(folder)
 
+    def trained(
+        self,
+        name: str,
+        inputs: Mapping[str, Any],
+        compute: Callable[[Report, Path], T],
+        save: Callable[[Path, T], None],
+        load: Callable[[Path], T],
+    ) -> T:
+        """A ``stage`` that trains; ``compute`` also gets a folder for what a run that is killed goes on from.
+
+        It is named as the stage's own, in ``runs`` beside ``root``, and removed once the stage is kept.
+        """
+        folder = self.root.parent / "runs" / self.folder(name, inputs).name
+        found = self.stage(name, inputs, lambda report: compute(report, folder), save, load)
+        shutil.rmtree(folder, ignore_errors=True)
+        return found
+
     def _keep(
         self, folder: Path, name: str, inputs: Mapping[str, Any], save: Callable[[Path], None], seconds: float
     ) -> None:

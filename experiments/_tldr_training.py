@@ -121,7 +121,7 @@ def train_reward(
         _settings(study.reward, study, study.seed, eval_every=max(1, study.reward.steps // 6)),
         eval_examples=examples[-held:],
         keep_best="eval/rewards/accuracy",
-        directory=directory if study.scale.checkpoints else None,
+        directory=study.scale.kept(directory),
         report=report,
     )
     _go_on(result.interrupted)
@@ -170,12 +170,13 @@ def train_ppo(
         missing_eos_score=run.missing_eos_score,
         dtype=scale.dtype,
         remat=scale.remat,
+        save_every=scale.save_every(run.updates),
         seed=seed,
     )
     result = recipes.fit_ppo(
         config, params, prompts, reward, settings,
         decode=tokenizer.decode, stop_tokens=_stop(tokenizer), report=report,
-        directory=directory if scale.checkpoints else None,
+        directory=scale.kept(directory),
     )  # fmt: skip
     _go_on(result.interrupted)
     return result.params
@@ -276,7 +277,7 @@ def _fit(
     report: Report,
     directory: Path | None = None,
 ) -> Params:
-    kept = directory if study.scale.checkpoints else None
+    kept = None if directory is None else study.scale.kept(directory)
     settings = _settings(run, study, seed)
     result = recipes.fit(config, params, examples, make_objective, settings, directory=kept, report=report)
     _go_on(result.interrupted)
@@ -293,6 +294,7 @@ def _settings(run: Run, study: Study, seed: int, *, eval_every: int = 0) -> FitC
         dtype=study.scale.dtype,
         accumulation=study.scale.accumulation,
         remat=study.scale.remat,
+        save_every=study.scale.save_every(run.steps),
     )
 
 

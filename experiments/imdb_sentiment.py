@@ -8,11 +8,12 @@ two methods against each other, DPO without the weight of its gradient (the pape
 on another model's pairs ("can use other good data").
 
     python -m experiments.imdb_sentiment --preset mini --output-dir runs/demo-frontier      (make demo-frontier)
-        A 0.85M-parameter model, packaged; two CPU cores, about 10 minutes. The runs of the figure and the ablations,
-        three seeds where a claim is made. Expect DPO above the other trained methods at equal KL up to some 10 nats,
-        PPO-GT the highest reward beyond, Best-of-4 above all at the little KL it pays; other pairs to help; without the
-        weight of DPO's gradient text that is less likely under the start model. The reward model orders .60 of the
-        held-out preferences; text is garbled at this size: methods, not fluency.
+        A 0.85M-parameter model, packaged; two CPU cores, about 11 minutes. The runs of the figure and the ablations,
+        three seeds where a claim is made. Expect DPO's frontier above those of PPO-GT, Preferred-FT and Unlikelihood
+        over 0 to 6 nats of KL (against PPO with a learned reward the interval holds 0), Best-of-4's above DPO's; PPO's
+        best reward, at more KL, above DPO's; other pairs to help; without the weight of DPO's gradient text that is
+        less likely under the start model. The reward model orders .60 of the held-out preferences; text is garbled at
+        this size: methods, not fluency.
     python -m experiments.imdb_sentiment --preset demo --output-dir runs/demo               (make demo)
         SmolLM2-135M-Instruct, packaged, its top six layers; two CPU cores, about 10 minutes after the install. DPO
         moves the judge up while the text stays fluent; few runs, no claim.
@@ -20,12 +21,16 @@ on another model's pairs ("can use other good data").
         SmolLM2-135M whole, the same lists of runs; one GPU, an hour or two. Not run yet.
     python -m experiments.imdb_sentiment --preset paper --output-dir runs/imdb-paper
         gpt2-large, stanfordnlp/imdb and a RoBERTa sentiment classifier from a hub, other pairs from gpt2; one
-        accelerator with 80 GB (PPO, planned on an A100: 34 GiB and the reward model), hours. Not run yet. The paper's
-        figure 2, left: DPO dominates every other method's frontier. (Its 25,000 prefixes are 11,000 here: reviews are
-        split into disjoint parts for SFT, judge and prompts.)
+        accelerator with 80 GB (PPO, planned on an A100: 34 GiB and the reward model), days, nearly all of them PPO's
+        12 runs of 400 x 1,024 samples. Not run yet. The paper's figure 2, left: DPO dominates every other method's
+        frontier. DPO as there: RMSprop, 1e-6 after 150 steps, gradients clipped at 10; the other pairwise methods too.
+        Not as there: its 25,000 prefixes are 11,000 (reviews are split into disjoint parts for SFT, judge and
+        prompts), passed over once; its batch of 64 pairs is 11 prefixes with all their pairs, 66; SFT reads windows of
+        40 words of 4,000 reviews, about twice, for its one pass over all; PPO's rate (AdamW, 3e-6) does not fall.
 
 Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, a killed one
-repeats only the stage it died in. Every field of the preset is a flag (--help after --preset).
+repeats only the stage it died in, and of a training run in `gpu` and `paper` what came after its last checkpoint, of
+which there are ten. Every field of the preset is a flag (--help after --preset).
 """
 
 from pathlib import Path
@@ -122,9 +127,11 @@ PRESETS = {
             episodes=256,
             learning_rate=2e-5,
             kl_horizon=640.0,
+            scale=Scale(checkpoints=True),
         ),
         sweep=Sweep(temperatures=TEMPERATURES),
         ablations=Ablations(unweighted_seeds=(0, 1, 2), other_model="glassllm", other_seeds=(0, 1, 2)),
+        scale=Scale(checkpoints=True),
     ),
     "paper": Study(
         model="gpt2-large",
@@ -138,8 +145,10 @@ PRESETS = {
         sampling_batch=512,
         sft_steps=780,
         sft_learning_rate=1e-5,
-        steps=680,
+        steps=1000,
+        prompts_per_step=11,  # with all pairs of their samples 66: the paper's batch is 64 pairs
         learning_rate=1e-6,
+        optimizer="rmsprop",
         warmup_steps=150,
         measure_every=100,
         dpo_betas=(0.05, 0.1, 1.0, 5.0),
@@ -163,10 +172,11 @@ PRESETS = {
             ppo_epochs=4,
             learning_rate=3e-6,
             kl_horizon=10_000.0,
-            scale=Scale(accumulation=16, remat="full"),
+            scale=Scale(accumulation=16, remat="full", checkpoints=True),
         ),
         sweep=Sweep(temperatures=TEMPERATURES),
         ablations=Ablations(unweighted_seeds=(0, 1, 2), other_model="gpt2", other_seeds=(0, 1, 2)),
+        scale=Scale(checkpoints=True),
     ),
 }
 

@@ -194,7 +194,7 @@ def _run_size(scaling: Scaling, size: str, rung: Rung, stages: Stages, output: P
                 params, prompts = train(
                     task.config, task.start, task.records, text, task.tokenizer, METHODS[method], scaling.training,
                     templates=task.templates, kind=task.kind, seed=seed, report=report, scale=scaling.scale,
-                    directory=directory,
+                    directory=scaling.scale.kept(directory),
                 )  # fmt: skip
                 return rung.measure(params, prompts, seed=seed, report=report)
 

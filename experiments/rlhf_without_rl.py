@@ -15,10 +15,12 @@ the devices after an update; what a step holds while it computes is not in it.
         SmolLM2-135M-Instruct, all layers, packaged data; one GPU, about an hour. It has not been run.
     python -m experiments.rlhf_without_rl --preset paper --output-dir runs/rlhf-without-rl-paper
         gpt2-large, stanfordnlp/imdb and a RoBERTa sentiment classifier from a hub, as the controlled-sentiment study of
-        Rafailov et al. 2023; one accelerator with 80 GB, a day. It has not been run.
+        Rafailov et al. 2023, whose optimizer DPO has (imdb_sentiment says what is not as there); one accelerator with
+        80 GB, a day or two. It has not been run.
 
-Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues. Every field of
-the preset is a flag (--help after --preset).
+Every stage is kept under OUTPUT_DIR/stages by the hash of what it follows from: a second run continues, in `gpu` and
+`paper` also a training run, from the last of its ten checkpoints. Every field of the preset is a flag (--help after
+--preset).
 """
 
 import tempfile
@@ -28,7 +30,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import _results
-from experiments._alignment_cost import PIPELINES, Comparison, Run, inputs_of, run_pipeline
+from experiments._alignment_cost import PIPELINES, Comparison, Pipeline, Run, inputs_of, run_pipeline
 from experiments._alignment_cost_result import result_of
 from experiments._command import FirstBatch, command
 from experiments._hindsight import Scale, Training
@@ -60,28 +62,32 @@ PRESETS = {
             temperature=0.7, sampling_batch=512, steps=128, prompts_per_step=16, learning_rate=1e-5, warmup_steps=10,
             rlhf=RLHF(
                 reward_steps=128, reward_prompts_per_step=32, reward_learning_rate=1e-5, updates=100, episodes=256,
-                learning_rate=3e-6, kl_coefficient=0.1, points=25,
+                learning_rate=3e-6, kl_coefficient=0.1, points=25, scale=Scale(checkpoints=True),
             ),
+            scale=Scale(checkpoints=True),
         ),
         hindsight=Training(
             steps=128, outputs=32, learning_rate=2e-5, warmup_steps=10, max_length=160, pretraining_batch_size=16,
         ),
+        scale=Scale(checkpoints=True),
     ),
     "paper": Comparison(
         study=Study(
             model="gpt2-large", reviews="stanfordnlp/imdb", reward="siebert/sentiment-roberta-large-english", lead=LEAD,
             prompts=11_000, held_out=512, samples_per_prompt=4, max_new_tokens=48, sampling_batch=512, sft_steps=780,
-            sft_learning_rate=1e-5, steps=680, learning_rate=1e-6, warmup_steps=150,
+            sft_learning_rate=1e-5, steps=1000, prompts_per_step=11, learning_rate=1e-6, optimizer="rmsprop",
+            warmup_steps=150,
             rlhf=RLHF(
                 reward_steps=450, reward_prompts_per_step=64, reward_learning_rate=3e-6, updates=400, episodes=1024,
                 ppo_epochs=4, learning_rate=3e-6, kl_horizon=10_000.0, points=40,
-                scale=Scale(accumulation=16, remat="full"),
+                scale=Scale(accumulation=16, remat="full", checkpoints=True),
             ),
+            scale=Scale(checkpoints=True),
         ),
         hindsight=Training(
             steps=1000, outputs=64, learning_rate=1e-5, warmup_steps=100, max_length=256, pretraining_batch_size=64,
         ),
-        target=0.8, measure_every=20, scale=Scale(accumulation=4),
+        target=0.8, measure_every=20, scale=Scale(accumulation=4, checkpoints=True),
     ),
 }  # fmt: skip
 
@@ -100,12 +106,13 @@ def run(comparison: Comparison, output: Path, name: str) -> Result:
         for pipeline in PIPELINES:
             label = f"{pipeline.name.lower()}-seed-{seed}"
 
-            def compute(report: Report, pipeline=pipeline, seed: int = seed, label: str = label) -> dict[str, object]:
-                directory = output / "runs" / label
+            def compute(
+                report: Report, directory: Path, pipeline: Pipeline = pipeline, seed: int = seed
+            ) -> dict[str, object]:
                 return asdict(run_pipeline(task, comparison, pipeline, seed=seed, directory=directory, report=report))
 
             inputs = known | inputs_of(comparison) | {"pipeline": pipeline.name, "seed": seed}
-            runs.append(Run.from_json(stages.stage(label, inputs, compute, *JSON)))
+            runs.append(Run.from_json(stages.trained(label, inputs, compute, *JSON)))
     result = result_of(comparison, runs, start, output, preset=name, seconds=stages.seconds)
     path = _results.save(output, result)
     stages.console.print(f"written to {path}", highlight=False, markup=False)

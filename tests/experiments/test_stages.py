@@ -165,3 +165,25 @@ def test_a_terminal_gets_a_bar(tmp_path):
     assert run.stage("sample", {}, Count(5), *JSON) == 5
     assert "[1/1] sample" in out.getvalue()
     assert "half" in out.getvalue()
+
+
+def test_a_run_that_is_killed_finds_its_folder_again_and_leaves_none_behind(tmp_path):
+    stages, steps = Stages(tmp_path / "stages", console=Console(file=io.StringIO())), []
+
+    def compute(report, folder):
+        folder.mkdir(parents=True, exist_ok=True)
+        steps.append(len(list(folder.iterdir())))
+        (folder / str(len(steps))).touch()
+        if len(steps) < 3:
+            raise KeyboardInterrupt
+        return len(steps)
+
+    for _ in range(2):
+        with pytest.raises(KeyboardInterrupt):
+            stages.trained("run", {"seed": 0}, compute, *JSON)
+    assert (tmp_path / "runs" / stages.folder("run", {"seed": 0}).name).is_dir()
+    assert stages.trained("run", {"seed": 0}, compute, *JSON) == 3
+    assert steps == [0, 1, 2]
+    assert not list((tmp_path / "runs").iterdir())
+    assert stages.trained("run", {"seed": 0}, compute, *JSON) == 3
+    assert len(steps) == 3
