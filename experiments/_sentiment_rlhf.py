@@ -83,11 +83,18 @@ class RLHF(RewardAndPPO):
     """Further prefixes whose samples only the reward model learns from: it needs more than DPO does."""
     points: int = 4
     """Measurements along a run, the last at its end."""
+    early: tuple[int, ...] = ()
+    """Updates after which it is measured as well: while its KL is still small."""
 
     @property
     def measure_every(self) -> int:
         """Updates between measurements."""
         return max(1, -(-self.updates // self.points))
+
+    @property
+    def measured(self) -> set[int]:
+        """Updates after which a run is measured."""
+        return {*range(self.measure_every, self.updates, self.measure_every), self.updates, *self.early}
 
 
 @dataclass(frozen=True)

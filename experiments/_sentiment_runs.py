@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -220,7 +221,11 @@ def _train(
     kept = scale.kept(directory)
     points = _Points(None if kept is None else kept / "measured")
 
+    measured = study.rlhf.measured if isinstance(objective, PPO) else set()
+
     def evaluate(step: int, policy: Any) -> None:
+        if measured and step not in measured:
+            return
         report(step, total, "measuring")
         found = measure(
             config, policy, start, tokenizer, assets.held_out, raters, study, step=step, report=_quiet
@@ -232,7 +237,7 @@ def _train(
         assert reward is not None
         final, last = train_ppo(
             config, start, assets.training, reward, objective, study, tokenizer, seed=method.seed, evaluate=evaluate,
-            evaluate_every=study.rlhf.measure_every, directory=kept, report=report,
+            evaluate_every=math.gcd(*measured), directory=kept, report=report,
         )  # fmt: skip
         console.print(_ppo_line(method, last), highlight=False, markup=False)
     else:

@@ -77,6 +77,7 @@ PRESETS = {
             reward_extra_prompts=1100,
             reward_steps=200,
             updates=20,
+            early=(2, 3),
             episodes=64,
             learning_rate=6e-4,
             kl_horizon=64.0,
