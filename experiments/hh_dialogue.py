@@ -32,7 +32,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._hh import Study, Training, answer, best_answers, examples, prompt_ids, train_dpo, train_reward, tune
 from experiments._hh_data import Dialogues, load_dialogues
 from experiments._hh_judge import Answers, JudgeSettings, SeededPair, judge_answers, make_judge
@@ -285,7 +285,7 @@ def _save_tree_and_json(folder: Path, found: tuple[Any, Any]) -> None:
 
 _TREE_AND_JSON = (_save_tree_and_json, lambda folder: (TREE.load(folder), JSON.load(folder)))
 
-main = command(__doc__, "hh_dialogue", PRESETS, run, first_batch)
+main = Command(__doc__, "hh_dialogue", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

@@ -36,7 +36,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments import _results
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._content_words import ContentWords
 from experiments._human_ratings import SimulatedPeople, read_ratings, simulated_ratings
 from experiments._results import Claim, Result, Table, Value
@@ -281,7 +281,7 @@ def _claim(judge: str, judged: Sequence[JudgedPair], rated: Sequence[JudgedPair]
     )
 
 
-main = command(__doc__, "human_vs_judge", PRESETS, run, first_batch)
+main = Command(__doc__, "human_vs_judge", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

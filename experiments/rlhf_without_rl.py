@@ -30,7 +30,7 @@ from rich.console import Console
 from experiments import _results
 from experiments._alignment_cost import PIPELINES, Comparison, Run, inputs_of, run_pipeline
 from experiments._alignment_cost_result import result_of
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._hindsight import Scale, Training
 from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._results import Result
@@ -127,7 +127,7 @@ def _task(comparison: Comparison, stages: Stages) -> ReviewsTask:
     return ReviewsTask.load(study, stages, comparison.hindsight.pretraining_length)
 
 
-main = command(__doc__, "rlhf_without_rl", PRESETS, run, first_batch)
+main = Command(__doc__, "rlhf_without_rl", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

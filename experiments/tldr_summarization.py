@@ -32,7 +32,7 @@ from rich.console import Console
 
 from experiments import _results
 from experiments import _tldr_report as report_files
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._content_words import ContentWords
 from experiments._hindsight import Scale
 from experiments._hindsight_tasks import load_model
@@ -129,7 +129,7 @@ def first_batch(study: Study) -> FirstBatch:
     return FirstBatch(demonstrations(posts, tokenizer, study), tokenizer, note)
 
 
-main = command(__doc__, "tldr_summarization", PRESETS, run, first_batch)
+main = Command(__doc__, "tldr_summarization", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()
