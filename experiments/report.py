@@ -21,7 +21,7 @@ from jaxalign.cli import end
 from jaxalign.errors import InputError
 from jaxalign.evaluation import ReportFigure, ReportPart, ReportTable, ReportText
 
-__all__ = ["ReportConfig", "claim_rows", "main", "page", "readme_tables", "value_rows"]
+__all__ = ["ReportConfig", "claim_rows", "main", "page", "parse", "readme_tables", "value_rows"]
 
 BEGIN = "<!-- results: written by python -m experiments.report -->"
 END = "<!-- end of results -->"
