@@ -2,19 +2,24 @@
 
 import argparse
 import contextlib
+import dataclasses
 import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Annotated, Any, Generic, Literal, TypeVar
 
+import tyro
+
+from jaxalign.cli import complain, end, said_once, show_examples
 from jaxalign.data import Example
 from jaxalign.errors import InputError, did_you_mean
 
-__all__ = ["FirstBatch", "command"]
+__all__ = ["Command", "FirstBatch", "Flags"]
 
 C = TypeVar("C")
+P = TypeVar("P")
 
 
 @dataclass(frozen=True)
@@ -27,51 +32,84 @@ class FirstBatch:
     """What else there is to know of them."""
 
 
-def command(
-    text: str | None,
-    name: str,
-    presets: Mapping[str, C],
-    run: Callable[[C, Path, str], Any],
-    first_batch: Callable[[C], FirstBatch],
-) -> Callable[..., None]:
-    """``main(arguments)`` of an experiment: --preset, --output-dir, --dry-run, and every field of the preset as a flag.
+@dataclass(frozen=True, kw_only=True)
+class Flags(Generic[P, C]):
+    """What a command line says: the fields of the preset are flags beside the first three."""
 
-    Args:
-      text: the experiment's docstring.
-      name: of its module.
-      presets: the first is the default.
-      run: ``(preset, output folder, name of the preset)``.
-      first_batch: what ``--dry-run`` shows below the resolved preset; it writes nothing.
-    """
+    preset: P
+    """Where the numbers below come from; flags beside it win."""
+    output_dir: Annotated[Path, tyro.conf.arg(metavar="DIR")]
+    """Where everything is written; the same command again goes on there."""
+    dry_run: tyro.conf.FlagCreatePairsOff[bool] = False
+    """Show the resolved preset and the first batch, and write nothing."""
+    config: Annotated[C, tyro.conf.arg(name="")]
 
-    def main(arguments: Sequence[str] | None = None) -> None:
-        import tyro
 
-        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-        first.add_argument("--preset", default=next(iter(presets)))
-        first.add_argument("--output-dir", type=Path)
-        first.add_argument("--dry-run", action="store_true")
-        known, rest = first.parse_known_args(arguments)
-        program = f"{name} --preset {{{','.join(presets)}}} --output-dir DIR [--dry-run]"
+@dataclass(frozen=True)
+class Command(Generic[C]):
+    """``main`` of an experiment."""
+
+    text: str | None
+    """The experiment's docstring."""
+    name: str
+    """Of its module."""
+    presets: Mapping[str, C]
+    """The first is the default."""
+    run: Callable[[C, Path, str], Any]
+    """``(preset, output folder, name of the preset)``."""
+    first_batch: Callable[[C], FirstBatch]
+    """What ``--dry-run`` shows below the resolved preset; it writes nothing."""
+
+    def __call__(self, arguments: Sequence[str] | None = None) -> None:
+        """Parse and run; what is wrong or fails, and a stop, are one line on stderr and an exit status."""
+        sys.excepthook = said_once
+        config: C | None = None
         try:
-            if known.preset not in presets:
-                raise InputError(f"--preset: there is no {known.preset!r}; {did_you_mean(known.preset, presets)}")
-            chosen = presets[known.preset]
-            config = tyro.cli(type(chosen), default=chosen, args=rest, prog=program, description=text)
-            if known.dry_run:
-                _show(config, known.preset, first_batch(config))
+            flags = self.parse(arguments)
+            config = flags.config
+            if flags.dry_run:
+                _show(config, flags.preset, self.first_batch(config))
             else:
-                folder = known.output_dir or Path("runs") / f"{name.replace('_', '-')}-{known.preset}"
                 with _terminated():
-                    run(config, folder, known.preset)
-        except InputError as error:
-            print(f"{name}: {error}", file=sys.stderr)
-            sys.exit(2)
+                    self.run(config, flags.output_dir, flags.preset)
         except KeyboardInterrupt as stopped:
-            print(f"{name}: stopped; the same command goes on with the stage that was running", file=sys.stderr)
-            sys.exit(143 if isinstance(stopped, _Terminated) else 130)
+            status = 143 if isinstance(stopped, _Terminated) else 130
+            sys.exit(complain(self.name, "stopped; the same command goes on with the stage that was running", status))
+        except Exception as error:
+            sys.exit(end(self.name, error, _flags(config)))
 
-    return main
+    def parse(self, arguments: Sequence[str] | None = None) -> Flags[str, C]:
+        """What ``arguments`` (None: the command line's) say. Nothing is read, nothing run.
+
+        Raises:
+          InputError: no such preset.
+          SystemExit: after ``--help``, which shows the preset's numbers, or after what the parser found wrong.
+        """
+        first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        default = next(iter(self.presets))
+        first.add_argument("--preset", nargs="?", default=default, const=default)  # without a name: for tyro to refuse
+        name = first.parse_known_args(arguments)[0].preset
+        if name not in self.presets:
+            raise InputError(f"--preset: there is no {name!r}; {did_you_mean(name, self.presets)}")
+        chosen = self.presets[name]
+        folder = Path("runs") / f"{self.name.replace('_', '-')}-{name}"
+        kind: Any = Flags  # of what only now is known
+        found: Flags[str, C] = tyro.cli(
+            kind[Literal[tuple(self.presets)], type(chosen)],
+            default=Flags(preset=name, output_dir=folder, config=chosen),
+            args=arguments,
+            prog=f"python -m experiments.{self.name}",
+            description=self.text,
+        )
+        return found
+
+
+def _flags(config: Any, prefix: str = "--") -> Iterator[str]:
+    """The flags of a preset; those of a config inside it have its name before theirs."""
+    for field in dataclasses.fields(config) if dataclasses.is_dataclass(config) else ():
+        flag = prefix + field.name.replace("_", "-")
+        inside = getattr(config, field.name)
+        yield from _flags(inside, f"{flag}.") if dataclasses.is_dataclass(inside) else (flag,)
 
 
 class _Terminated(KeyboardInterrupt):
@@ -95,8 +133,6 @@ def _terminated() -> Iterator[None]:
 def _show(config: Any, preset: str, batch: FirstBatch) -> None:
     from rich.console import Console
     from rich.pretty import Pretty
-
-    from jaxalign.cli import show_examples
 
     console = Console(soft_wrap=True)
     console.print(f"preset {preset}", style="bold", highlight=False)

@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 from experiments._hh_data import Dialogue
 from experiments._stages import Report, Stages, digest
-from jaxalign.errors import InputError
+from jaxalign.errors import InputError, did_you_mean
 from jaxalign.evaluation import JudgedPair
 from jaxalign.evaluation.judges import (
     EndpointConfig,
@@ -19,9 +19,10 @@ from jaxalign.evaluation.judges import (
     RewardJudge,
     VerdictCache,
     compare,
+    load_prompts,
 )
 
-__all__ = ["CHOSEN", "Answers", "JudgeSettings", "SeededPair", "judge_answers", "make_judge"]
+__all__ = ["CHOSEN", "Answers", "JudgeSettings", "SeededPair", "check_judge", "judge_answers", "make_judge"]
 
 CHOSEN = "the chosen answer"
 
@@ -69,6 +70,36 @@ class SeededPair:
     def to_json(self) -> dict[str, Any]:
         """A line that ``jaxalign evaluate --verdicts`` reads."""
         return {"seed": self.seed, **dataclasses.asdict(self.pair)}
+
+
+def check_judge(settings: JudgeSettings) -> None:
+    """Say before training what would be missing after it. An endpoint is asked nothing, and no weights are read, which
+    would lie on the devices beside what is trained.
+
+    Raises:
+      InputError: no client or key for the endpoint, no such model, prompts or question.
+    """
+    if settings.kind in ("likelihood", "endpoint"):
+        asked = load_prompts(settings.prompts).questions
+        if settings.axis not in asked:
+            known = did_you_mean(settings.axis, asked)
+            raise InputError(f"--judge.axis: {settings.prompts} has no question {settings.axis!r}; {known}")
+    if settings.kind == "endpoint":
+        OpenAIJudge(settings.endpoint, settings.prompts).check()
+    if settings.kind in ("likelihood", "reward"):
+        from jaxalign import models, recipes
+
+        if settings.kind == "reward" and ":" in settings.model and not Path(settings.model).is_dir():
+            recipes.load_text_reward(settings.model, flag="--judge.model")  # a function
+            return
+        try:
+            if settings.kind == "reward":
+                models.load_labels(settings.model.partition("#")[0])
+            else:
+                models.load_config(settings.model)
+                recipes.load_tokenizer(settings.model)
+        except InputError as error:
+            raise InputError(f"--judge.model: {error}") from error
 
 
 def make_judge(settings: JudgeSettings, stages: Stages, seed: int) -> Judge:

@@ -33,7 +33,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._hindsight import Scale, Training
 from experiments._hindsight_dialogue import Dialogue, DialogueTask
 from experiments._hindsight_rlhf import RLHFTraining, rlhf_on_comparisons
@@ -137,7 +137,7 @@ def first_batch(table: DialogueTable) -> FirstBatch:
     return batch_of(DialogueTask(table.task, table.training.pretraining_length), table)
 
 
-main = command(__doc__, "coh_dialogue", PRESETS, run, first_batch)
+main = Command(__doc__, "coh_dialogue", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

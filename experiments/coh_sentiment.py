@@ -26,7 +26,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._hindsight import METHODS, Scale, Training
 from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._hindsight_study import Table, run_table
@@ -121,7 +121,7 @@ def first_batch(table: SentimentTable) -> FirstBatch:
         return batch_of(task, table, f"of {count} openings, whose reviews were sampled for this")
 
 
-main = command(__doc__, "coh_sentiment", PRESETS, run, first_batch)
+main = Command(__doc__, "coh_sentiment", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

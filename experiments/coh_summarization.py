@@ -32,7 +32,7 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._hindsight import Scale, Training
 from experiments._hindsight_rlhf import RLHFTraining, rlhf_on_comparisons
 from experiments._hindsight_study import Table, run_table
@@ -137,7 +137,7 @@ def first_batch(table: SummarizationTable) -> FirstBatch:
         return batch_of(SummariesTask(settings, stages, table.training.pretraining_length), table, note)
 
 
-main = command(__doc__, "coh_summarization", PRESETS, run, first_batch)
+main = Command(__doc__, "coh_summarization", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

@@ -7,8 +7,8 @@ over training.
     python -m experiments.hh_dialogue --preset mini --output-dir runs/hh-dialogue
         A 0.85M-parameter model and film reviews as dialogues, packaged; three seeds; two CPU cores, about 8 minutes.
         The preferences are human text, as HH's are; what is better about an answer is that it is positive, and the
-        judge is a sentiment model that was fitted on other reviews. At temperature 0.7: DPO 62 % [53, 69], Best of 16
-        54 %, Preferred-FT 43 %, the base model 30 %; text is garbled at this size.
+        judge is a sentiment model that was fitted on other reviews. At temperature 0.7: DPO 61.5 % [53.5, 69.4], Best
+        of 16 53.6 %, Preferred-FT 42.7 %, the base model 29.9 %; text is garbled at this size.
     python -m experiments.hh_dialogue --preset hh --output-dir runs/hh-dialogue-sample
         SmolLM2-135M-Instruct on 1,156 genuine rows of Anthropic-HH, where they lie beside the checkout (or --dialogues
         FILE), judged by the likelihood of SmolLM2-1.7B-Instruct from a hub. One GPU, minutes. It has not been run.
@@ -32,10 +32,10 @@ from typing import Any
 
 from rich.console import Console
 
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._hh import Study, Training, answer, best_answers, examples, prompt_ids, train_dpo, train_reward, tune
 from experiments._hh_data import Dialogues, load_dialogues
-from experiments._hh_judge import Answers, JudgeSettings, SeededPair, judge_answers, make_judge
+from experiments._hh_judge import Answers, JudgeSettings, SeededPair, check_judge, judge_answers, make_judge
 from experiments._hh_report import BASE, DPO, REJECTED, Found, best_of, write
 from experiments._hindsight_tasks import load_model
 from experiments._results import Result
@@ -123,6 +123,9 @@ PRESETS = {
 
 def run(study: Study, output: Path, name: str) -> Result:
     """All stages, then the report."""
+    cache = output / "verdicts.sqlite"
+    if not cache.exists():  # where all is judged already, no key is needed
+        check_judge(study.judge)
     total = 4 * len(study.seeds) + 2 + (study.judge.kind == "sentiment")
     stages = Stages(output / "stages", total=total, console=Console())
     parts = _dialogues(study)
@@ -140,7 +143,6 @@ def run(study: Study, output: Path, name: str) -> Result:
     rows = [[dataclasses.asdict(one) for one in answers], [dataclasses.asdict(one) for one in parts.held_out]]
 
     def verdicts(report: Report) -> list[dict[str, Any]]:
-        cache = output / "verdicts.sqlite"
         found = judge_answers(judge, study.judge.axis, parts.held_out, answers, cache, report)
         return [pair.to_json() for pair in found]
 
@@ -285,7 +287,7 @@ def _save_tree_and_json(folder: Path, found: tuple[Any, Any]) -> None:
 
 _TREE_AND_JSON = (_save_tree_and_json, lambda folder: (TREE.load(folder), JSON.load(folder)))
 
-main = command(__doc__, "hh_dialogue", PRESETS, run, first_batch)
+main = Command(__doc__, "hh_dialogue", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

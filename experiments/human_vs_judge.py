@@ -22,11 +22,11 @@ With people, in any preset (docs/human-study.md); SFT's pairs are a study of the
     jaxalign judge export --store OUT/two.sqlite --output-dir OUT/two        (and one.sqlite to OUT/one)
     python -m experiments.human_vs_judge ... --people asked --ratings OUT/two/verdicts.jsonl OUT/one/verdicts.jsonl
 
-Every verdict of a judge is kept in OUTPUT_DIR/verdicts.sqlite: nothing is asked twice.
+Every verdict of a judge is kept in OUTPUT_DIR/verdicts.sqlite: nothing is asked twice. The time in the result is that
+of the verdicts.
 """
 
 import json
-import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -36,10 +36,11 @@ import numpy as np
 from rich.console import Console
 
 from experiments import _results
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._content_words import ContentWords
 from experiments._human_ratings import SimulatedPeople, read_ratings, simulated_ratings
 from experiments._results import Claim, Result, Table, Value
+from experiments._stages import Stages
 from experiments._tldr import CONTENT_WORDS, Judging
 from experiments._tldr_judges import described, judge_pairs, judges_of
 from jaxalign import data, evaluation
@@ -102,7 +103,7 @@ class _Compared:
 
 def run(settings: Settings, output: Path, name: str) -> Result | None:
     """Write the pairs, have them judged, and with ratings make the table; None where people have still to be asked."""
-    console, started = Console(), time.monotonic()
+    console = Console()
     compared = _compared(settings)
     output.mkdir(parents=True, exist_ok=True)
     _write_pairs(compared, output)
@@ -123,10 +124,11 @@ def run(settings: Settings, output: Path, name: str) -> Result | None:
     if settings.judging.model == CONTENT_WORDS:
         words = ContentWords.load(settings.summaries / "content_words.json")
     judges = judges_of(settings.judging, words)
-    judged = judge_pairs(judges, pairs, settings.judging, output / "verdicts.sqlite", lambda judge: _unheard)
+    stages = Stages(output / "stages", total=1, console=console)
+    judged = judge_pairs(judges, pairs, settings.judging, output, stages)
     for file, rows in (("verdicts", judged), ("ratings", rated)):
         _write(output / f"{file}.jsonl", [asdict(pair) for pair in rows])
-    result = _result(settings, judged, rated, preset=name, seconds=time.monotonic() - started)
+    result = _result(settings, judged, rated, preset=name, seconds=stages.seconds)
     evaluation.save_table(result.tables[0].rows, output / "human_study", caption=result.tables[0].caption)
     console.print(evaluation.markdown_table(result.tables[0].rows), highlight=False)
     console.print(f"{_results.save(output, result)}", highlight=False)
@@ -140,10 +142,6 @@ def first_batch(settings: Settings) -> FirstBatch:
         for one in _compared(settings)[:3]
     ]
     return FirstBatch(note="\n\n".join(shown))
-
-
-def _unheard(done: int, total: int, note: str = "") -> None:
-    """A report that nobody reads."""
 
 
 def _compared(settings: Settings) -> list[_Compared]:
@@ -281,7 +279,7 @@ def _claim(judge: str, judged: Sequence[JudgedPair], rated: Sequence[JudgedPair]
     )
 
 
-main = command(__doc__, "human_vs_judge", PRESETS, run, first_batch)
+main = Command(__doc__, "human_vs_judge", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

@@ -38,7 +38,7 @@ from pathlib import Path
 from rich.console import Console
 
 from experiments import _sentiment_report as report_files
-from experiments._command import command
+from experiments._command import Command
 from experiments._hindsight import Scale
 from experiments._results import Result
 from experiments._sentiment import Ablations, Study, Sweep
@@ -193,7 +193,7 @@ def run(study: Study, output: Path, preset: str) -> Result:
     return report_files.write(output, study, assets, stages, preset, start=start, results=results, console=console)
 
 
-main = command(__doc__, "imdb_sentiment", PRESETS, run, first_batch)
+main = Command(__doc__, "imdb_sentiment", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

@@ -28,7 +28,7 @@ from typing import Any
 from rich.console import Console
 
 from experiments import _results
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._hindsight import BASE, METHODS, RLHF_ROW, Scale, Training, train, with_trunk
 from experiments._hindsight_reviews import LEAD
 from experiments._hindsight_rlhf import RLHFTraining
@@ -242,7 +242,7 @@ def first_batch(scaling: Preset) -> FirstBatch:
     return FirstBatch([chains.draw(*entry) for row in entries for entry in row], task.tokenizer, note)
 
 
-main = command(__doc__, "model_scaling", PRESETS, run, first_batch)
+main = Command(__doc__, "model_scaling", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

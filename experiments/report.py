@@ -17,10 +17,11 @@ import tyro
 
 from experiments._results import Figure, Result, Table, load
 from jaxalign import evaluation
+from jaxalign.cli import end
 from jaxalign.errors import InputError
 from jaxalign.evaluation import ReportFigure, ReportPart, ReportTable, ReportText
 
-__all__ = ["ReportConfig", "claim_rows", "main", "page", "readme_tables", "value_rows"]
+__all__ = ["ReportConfig", "claim_rows", "main", "page", "parse", "readme_tables", "value_rows"]
 
 BEGIN = "<!-- results: written by python -m experiments.report -->"
 END = "<!-- end of results -->"
@@ -140,18 +141,22 @@ def rewrite(path: Path, tables: str) -> None:
     path.write_text(f"{before}{BEGIN}\n\n{tables}\n{END}{after}", encoding="utf-8")
 
 
+def parse(arguments: Sequence[str] | None = None) -> ReportConfig:
+    """What ``arguments`` (None: the command line's) say."""
+    return tyro.cli(ReportConfig, args=arguments, prog="python -m experiments.report", description=__doc__)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     """Write the page."""
-    config = tyro.cli(ReportConfig, args=arguments, prog="python -m experiments.report", description=__doc__)
+    config = parse(arguments)
     try:
         found = find(config.runs)
         config.output.parent.mkdir(parents=True, exist_ok=True)
         config.output.write_text(page(found), encoding="utf-8")
         if config.readme is not None:
             rewrite(config.readme, readme_tables([result for _, result in found]))
-    except InputError as error:
-        print(f"report: {error}", file=sys.stderr)
-        sys.exit(2)
+    except (Exception, KeyboardInterrupt) as error:
+        sys.exit(end("report", error))
     print(config.output)
 
 

@@ -7,7 +7,7 @@ update's, times the updates: without compilation and without the judge. Memory i
 the devices after an update; what a step holds while it computes is not in it.
 
     python -m experiments.rlhf_without_rl --preset mini --output-dir runs/rlhf-without-rl
-        The packaged 0.85M-parameter model on packaged IMDb reviews; two CPU cores, three seeds, some 8 minutes. Text is
+        The packaged 0.85M-parameter model on packaged IMDb reviews; two CPU cores, three seeds, some 6 minutes. Text is
         garbled at this size: it shows costs, not fluency. Expected: DPO and PPO reach the target, PPO in several times
         DPO's time, and it is the only one that generates. Chain of Hindsight does not get there: so small a model does
         not read the words of feedback (coh_sentiment has one that does); its costs are of all its updates, as is said.
@@ -32,7 +32,7 @@ from rich.console import Console
 from experiments import _results
 from experiments._alignment_cost import PIPELINES, Comparison, Pipeline, Run, inputs_of, run_pipeline
 from experiments._alignment_cost_result import result_of
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._hindsight import Scale, Training
 from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._results import Result
@@ -134,7 +134,7 @@ def _task(comparison: Comparison, stages: Stages) -> ReviewsTask:
     return ReviewsTask.load(study, stages, comparison.hindsight.pretraining_length)
 
 
-main = command(__doc__, "rlhf_without_rl", PRESETS, run, first_batch)
+main = Command(__doc__, "rlhf_without_rl", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

@@ -25,21 +25,20 @@ OUTPUT_DIR/verdicts.sqlite: a second run continues, and asks a judge nothing twi
 method wrote, for ``experiments.human_vs_judge``. Every field of the preset is a flag (--help after --preset).
 """
 
-import json
 from pathlib import Path
 
 from rich.console import Console
 
 from experiments import _results
 from experiments import _tldr_report as report_files
-from experiments._command import FirstBatch, command
+from experiments._command import Command, FirstBatch
 from experiments._content_words import ContentWords
 from experiments._hindsight import Scale
 from experiments._hindsight_tasks import load_model
 from experiments._results import Result
-from experiments._stages import Report, Stages
+from experiments._stages import Stages
 from experiments._tldr import Judging, PPORun, Run, Study, comparisons, load_posts
-from experiments._tldr_judges import judge_pairs, judges_of
+from experiments._tldr_judges import check_judges, judge_pairs, judges_of
 from experiments._tldr_runs import run_all
 from experiments._tldr_training import demonstrations, preferences
 
@@ -97,23 +96,18 @@ PRESETS = {
 
 def run(study: Study, output: Path, name: str) -> Result:
     """All stages, the verdicts, the report."""
+    if not (output / "verdicts.sqlite").exists():  # where all is judged already, no key is needed
+        check_judges(study.judging)
     console = Console()
     stages = Stages(output / "stages", console=console)
     runs = run_all(study, stages, output)
     words = ContentWords.of([post.document for post in (*runs.posts.sft, *runs.posts.feedback)])
     words.save(output / "content_words.json")
 
-    def on_judge(judge: str) -> Report:
-        console.print(f"judge ({judge})", highlight=False)
-        return lambda done, total, note="": None
-
-    judged = judge_pairs(
-        judges_of(study.judging, words), report_files.judged_rows(study, runs), study.judging,
-        output / "verdicts.sqlite", on_judge,
-    )  # fmt: skip
+    judges = judges_of(study.judging, words)
+    judged = judge_pairs(judges, report_files.judged_rows(study, runs), study.judging, output, stages)
     report_files.files(study, runs, judged, output)
-    seconds = sum(json.loads(path.read_text())["seconds"] for path in stages.root.glob("*/stage.json"))
-    result = report_files.make_result(study, runs, judged, output, preset=name, seconds=seconds)
+    result = report_files.make_result(study, runs, judged, output, preset=name, seconds=stages.seconds)
     console.print(f"{_results.save(output, result)}", highlight=False)
     return result
 
@@ -129,7 +123,7 @@ def first_batch(study: Study) -> FirstBatch:
     return FirstBatch(demonstrations(posts, tokenizer, study), tokenizer, note)
 
 
-main = command(__doc__, "tldr_summarization", PRESETS, run, first_batch)
+main = Command(__doc__, "tldr_summarization", PRESETS, run, first_batch)
 
 if __name__ == "__main__":
     main()

@@ -148,3 +148,21 @@ def execute(block: Block, names: dict[str, Any]) -> None:
             assert status == 0, f"{block.place}: status {status}: {statement}"
         else:
             print(shell(["bash", "-euo", "pipefail", "-c", statement], Path.cwd()), end="")
+
+
+def experiment_commands(file: Path) -> Iterator[tuple[str, str, list[str]]]:
+    """(place, module, arguments) of every ``python -m experiments.MODULE`` of a page or a module, wherever it stands.
+
+    Such a command ends with the code mark or the line that it stands in, a remark in brackets set off from it, or a
+    comment; "..." and the brackets around what may be left out are not its own.
+    """
+    lines = file.read_text(encoding="utf-8").splitlines()
+    for number, line in enumerate(lines):
+        for found in re.finditer(r"python -m experiments\.([a-z][\w.]*)([^`\n]*)", line):
+            statement, following = found[2], iter(lines[number + 1 :])
+            while statement.endswith("\\"):
+                statement = f"{statement[:-1]} {next(following, '').strip()}"
+            statement = re.split(r"\s{2,}\(| -->|\"", statement)[0]
+            words = shlex.split(re.sub(r"[][]", "", statement), comments=True)
+            place = f"{file.relative_to(ROOT)}:{number + 1}"
+            yield place, f"experiments.{found[1].rstrip('.')}", [word for word in words if word != "..."]

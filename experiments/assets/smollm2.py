@@ -5,6 +5,7 @@ header. llama.cpp rotates neighbouring pairs, so its converter permutes the rows
 """
 
 import importlib.util
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -153,13 +154,19 @@ def _tokenizer(reader: Any) -> Any:
     return tokenizer
 
 
-def main() -> None:
-    """``python -m experiments.assets.smollm2 FOLDER`` writes the model as a Hugging Face folder."""
+def parse(arguments: Sequence[str] | None = None) -> Path:
+    """The folder that ``arguments`` (None: the command line's) name."""
     import argparse
 
-    parser = argparse.ArgumentParser(description=main.__doc__)
-    parser.add_argument("folder", type=Path)
-    folder = parser.parse_args().folder
+    parser = argparse.ArgumentParser(prog="python -m experiments.assets.smollm2", description=main.__doc__)
+    parser.add_argument("folder", type=Path, help="where to")
+    folder: Path = parser.parse_args(arguments).folder
+    return folder
+
+
+def main() -> None:
+    """``python -m experiments.assets.smollm2 FOLDER`` writes the model as a Hugging Face folder."""
+    folder = parse()
     print(f"reading {FILE} of {REQUIREMENT}", flush=True)
     models.save_pretrained(folder, *load())
     print(f"SmolLM2-135M-Instruct is in {folder}")

@@ -2,16 +2,16 @@
 
 import importlib
 import os
-import re
 import sys
 import traceback
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from types import ModuleType, TracebackType
+from types import ModuleType
 from typing import Any
 
 import jaxalign
 from jaxalign.cli import _plan, _preview
+from jaxalign.cli._ending import BAD_INPUT, FAILED, complain, end, said_once
 from jaxalign.cli._flags import parse, with_preset, without_aliases
 from jaxalign.cli._start import show_start
 from jaxalign.errors import InputError, did_you_mean
@@ -77,9 +77,6 @@ GROUPS = {
     },
 }
 
-# Exit statuses: 2 = the input is wrong, 1 = the run failed, 130 = interrupted.
-BAD_INPUT, FAILED, INTERRUPTED = 2, 1, 130
-
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status: 0 done, 2 wrong input (one line on stderr), 1 the run failed.
@@ -108,7 +105,7 @@ def _one_of_several() -> bool:
 def _main(arguments: list[str]) -> int:
     # Only its tokenizers are used: that it finds no PyTorch is no news.
     os.environ.setdefault("TRANSFORMERS_NO_ADVISORY_WARNINGS", "1")
-    sys.excepthook = _said_once
+    sys.excepthook = said_once
     if not arguments:
         show_start({name: command.summary for name, command in COMMANDS.items()})
         return 0
@@ -120,9 +117,8 @@ def _main(arguments: list[str]) -> int:
         return 0
     name, *flags = arguments
     if name not in COMMANDS:
-        return _complain(
-            f"unknown command {name!r}; {did_you_mean(name, COMMANDS, what='the commands are')}", BAD_INPUT
-        )
+        known = did_you_mean(name, COMMANDS, what="the commands are")
+        return complain("jaxalign", f"unknown command {name!r}; {known}", BAD_INPUT)
     try:
         if name in ("preview", "plan"):
             _run_beside(name, flags)
@@ -130,25 +126,10 @@ def _main(arguments: list[str]) -> int:
             _run_member(name, flags)
         else:
             return _run_command(COMMANDS[name], flags, program=f"jaxalign {name}")
-    except InputError as error:
-        return _complain(str(error), BAD_INPUT)
-    except KeyboardInterrupt:
-        return _complain("interrupted", INTERRUPTED)
     except SystemExit as stop:  # the parser's own, after --help
         return stop.code if isinstance(stop.code, int) else BAD_INPUT
-    except OSError as error:  # a folder that cannot be written, a disk that is full
-        if error.filename is None:
-            raise
-        return _complain(f"{error.filename}: {error.strerror}", BAD_INPUT)
-    except Exception as error:
-        # By name: jax is not imported for it. Before memory: a full disk may be called an exhausted resource too.
-        known = any(kind.__name__ in ("TrainingError", "EndpointError") for kind in type(error).__mro__)
-        if known or isinstance(error, FloatingPointError):
-            return _complain(str(error), FAILED)
-        advice = _out_of_memory(error)
-        if advice is not None:
-            return _complain(advice, FAILED)
-        raise
+    except (Exception, KeyboardInterrupt) as error:
+        return end("jaxalign", error)
     return 0
 
 
@@ -229,34 +210,3 @@ def _overview() -> str:
         "        and  jaxalign sample --model runs/dpo/final --prompt 'Once upon a time'",
     ]
     return "\n".join(lines)
-
-
-def _said_once(kind: type[BaseException], error: BaseException, traceback: TracebackType | None) -> None:
-    """Python's own hook, but for what writes still under way raise into a closed loop after one of them has failed:
-    the failure itself is said in its one line."""
-    if not (kind is RuntimeError and str(error) == "Event loop is closed"):
-        sys.__excepthook__(kind, error, traceback)
-
-
-def _complain(message: str, status: int) -> int:
-    one_line = " ".join(message.split())
-    print(f"jaxalign: {one_line}", file=sys.stderr)
-    return status
-
-
-def _out_of_memory(error: BaseException) -> str | None:
-    """What to change when the device's (or the host's) memory ran out; None for any other error."""
-    text = str(error)
-    if isinstance(error, MemoryError):
-        where = "the host's memory"
-    elif "RESOURCE_EXHAUSTED" in text or re.search(r"out of memory", text, re.IGNORECASE):
-        where = "the device's memory"
-    else:
-        return None
-    asked = re.search(r"allocat\w* (?:of )?([\d.]+ ?[KMGT]?i?B(?:ytes)?|\d+ bytes)", text, re.IGNORECASE)
-    what = f" (the last allocation asked for {asked.group(1)})" if asked else ""
-    return (
-        f"out of memory: {where} did not suffice{what}; try, in this order, a larger --accumulation (same result, "
-        "smaller micro-batches), --remat full, a smaller --max-length, --frozen-layers K, --dtype bfloat16, "
-        "--mesh fsdp=N over more devices, a smaller --batch-size"
-    )

@@ -9,7 +9,8 @@ import pytest
 
 import jaxalign
 from jaxalign.cli import main
-from jaxalign.cli._main import COMMANDS, GROUPS, _out_of_memory
+from jaxalign.cli._ending import out_of_memory
+from jaxalign.cli._main import COMMANDS, GROUPS
 from jaxalign.recipes import dpo, sft
 from jaxalign.training import TrainingError
 
@@ -91,7 +92,7 @@ def exhaust():
 def test_out_of_memory_names_the_flags_that_help():
     with pytest.raises(jax.errors.JaxRuntimeError) as caught:
         exhaust()
-    advice = _out_of_memory(caught.value)
+    advice = out_of_memory(caught.value)
     assert advice is not None
     assert "the device's memory" in advice
     assert "asked for 4611686018427387904 bytes" in advice
@@ -109,19 +110,19 @@ def test_out_of_memory_names_the_flags_that_help():
     ],
 )
 def test_out_of_memory_in_the_words_of_other_devices(text, asked):
-    advice = _out_of_memory(RuntimeError(text))
+    advice = out_of_memory(RuntimeError(text))
     assert advice is not None
     assert ("asked for" in advice) == (asked is not None)
     assert asked is None or f"asked for {asked})" in advice
 
 
 def test_the_hosts_memory_is_told_apart():
-    assert "the host's memory" in (_out_of_memory(MemoryError("Unable to allocate 3 TiB")) or "")
+    assert "the host's memory" in (out_of_memory(MemoryError("Unable to allocate 3 TiB")) or "")
 
 
 @pytest.mark.parametrize("error", [ValueError("shapes do not match"), RuntimeError("INTERNAL: something else")])
-def test_other_errors_are_not_out_of_memory(error):
-    assert _out_of_memory(error) is None
+def test_other_errors_are_notout_of_memory(error):
+    assert out_of_memory(error) is None
 
 
 def fail_with(monkeypatch, action, recipe=dpo):

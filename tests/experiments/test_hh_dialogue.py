@@ -12,7 +12,7 @@ import pytest
 from benchmarks._judge_server import Act, JudgeServer
 from experiments import _hh_data, _results, hh_dialogue
 from experiments._hh import Training, examples, train_dpo
-from experiments._hh_judge import CHOSEN, Answers, JudgeSettings, SeededPair, judge_answers, make_judge
+from experiments._hh_judge import CHOSEN, Answers, JudgeSettings, SeededPair, check_judge, judge_answers, make_judge
 from experiments._hh_report import BASE, DPO, PREFERRED_FT, REJECTED, Found, write
 from experiments._stages import Stages
 from experiments.assets.movie_reviews import MovieReviews, Reviews
@@ -285,6 +285,34 @@ def test_a_reward_or_a_local_model_judges(tmp_path):
     local = make_judge(JudgeSettings(kind="likelihood", model=str(tmp_path / "judge")), stages, 0)
     assert set(outcomes(local)) <= {"win", "lose", "tie"}
     assert local.name == str(tmp_path / "judge")
+
+
+@pytest.mark.parametrize(
+    ("judge", "message"),
+    [
+        ({"kind": "endpoint"}, "OPENAI_API_KEY: not set"),
+        ({"kind": "endpoint", "axis": "helpfull"}, "--judge.axis: dialogue has no question 'helpfull'; did you mean"),
+        ({"kind": "endpoint", "prompts": "nothing.toml"}, "nothing.toml"),
+        ({"kind": "likelihood", "model": "models/nothing/here"}, "--judge.model: models/nothing/here: no such folder"),
+        ({"kind": "reward", "model": "models/nothing/here"}, "--judge.model: models/nothing/here: no such folder"),
+        ({"kind": "reward", "model": f"{__name__}:no_function"}, "--judge.model: .* has no 'no_function'"),
+    ],
+)
+def test_a_judge_that_is_not_to_be_had_is_said_before_anything_is_trained(tmp_path, monkeypatch, judge, message):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    study = dataclasses.replace(hh_dialogue.PRESETS["mini"], judge=JudgeSettings(**judge))
+    with pytest.raises(InputError, match=message):
+        hh_dialogue.run(study, tmp_path / "out", "mini")
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_judge_that_is_there_passes_the_check(tmp_path, monkeypatch):
+    models.save_pretrained(tmp_path / "judge", CONFIG, uncompiled_params(CONFIG), tokenizer())
+    check_judge(JudgeSettings(kind="likelihood", model=str(tmp_path / "judge")))
+    check_judge(JudgeSettings(kind="reward", model=f"{__name__}:most_letters"))
+    check_judge(JudgeSettings(kind="sentiment"))
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-this-test")
+    check_judge(JudgeSettings(kind="endpoint"))
 
 
 def part(name, count):

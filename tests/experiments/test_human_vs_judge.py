@@ -56,9 +56,11 @@ def test_simulated_people_and_the_table_says_so(tmp_path):
     for claim in result.claims:  # of people nothing is known, whatever the simulated ones say
         assert claim.verdict == "undecided"
         assert claim.reason.startswith("no person was asked; ")
-    first = (tmp_path / "out" / "ratings.jsonl").read_text()
+    names = ("ratings.jsonl", "verdicts.jsonl", "result.json")  # the time it took among them
+    first = [(tmp_path / "out" / name).read_text() for name in names]
     human_vs_judge.run(settings, tmp_path / "out", "mini")
-    assert (tmp_path / "out" / "ratings.jsonl").read_text() == first
+    assert [(tmp_path / "out" / name).read_text() for name in names] == first
+    assert result.seconds > 0
 
 
 def test_people_by_the_study_page(tmp_path, capsys):

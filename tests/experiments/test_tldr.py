@@ -102,10 +102,6 @@ def files(folder):
     return {path: path.stat().st_mtime_ns for path in folder.rglob("*") if path.is_file()}
 
 
-def without_seconds(result):
-    return dataclasses.replace(result, seconds=0.0)
-
-
 def json_lines(path):
     return [json.loads(line) for line in path.read_text().splitlines()]
 
@@ -132,7 +128,10 @@ def test_the_paper_preset_killed_and_gone_on_with(tmp_path, monkeypatch):
         assert sum(server.asked.values()) == asked
         assert set(server.asked.values()) == {1}
     assert files(output / "stages") == everything
-    assert without_seconds(_results.load(output)) == without_seconds(first)
+    assert _results.load(output) == first  # the time it took as well
+    seals = [json.loads(path.read_text()) for path in output.glob("stages/*/stage.json")]
+    assert first.seconds == pytest.approx(sum(seal["seconds"] for seal in seals))
+    assert sum(seal["stage"] == "verdicts" for seal in seals) == 1
 
     assert first.seeds == 2
     assert [len(claim.by_seed) for claim in first.claims] == [2] * 6
@@ -154,6 +153,18 @@ def test_the_paper_preset_killed_and_gone_on_with(tmp_path, monkeypatch):
     }
     assert texts["SFT"] == texts["Best-of-2"] == texts["Best-of-3"]  # at temperature 0 all samples are one
     assert texts["DPO"][:4] != texts["SFT"]
+
+
+def test_a_judge_that_is_not_to_be_had_is_said_before_anything_is_trained(tmp_path, monkeypatch):
+    monkeypatch.delenv("OPENAI_API_KEY", raising=False)
+    study = dataclasses.replace(tldr_summarization.PRESETS["mini"], judging=Judging(model="gpt-4o"))
+    with pytest.raises(InputError, match="OPENAI_API_KEY: not set"):
+        tldr_summarization.run(study, tmp_path / "out", "mini")
+    monkeypatch.setenv("OPENAI_API_KEY", "sk-of-this-test")
+    monkeypatch.setitem(sys.modules, "openai", None)
+    with pytest.raises(InputError, match="openai is not installed"):
+        tldr_summarization.run(study, tmp_path / "out", "mini")
+    assert not (tmp_path / "out").exists()
 
 
 def test_what_is_wrong_is_said(tmp_path):

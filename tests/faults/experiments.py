@@ -82,7 +82,7 @@ def disturb(folder: Path, output: Path, *, share: float, random_source: random.R
     for name in kept:
         shutil.copytree(folder / "stages" / name, output / "stages" / name, copy_function=shutil.copy2)
     command = command_of(folder, output)
-    delay = _kill_in_the_middle(command, output, after=len(kept) + bool(names), random_source=random_source)
+    delay = _kill_in_the_middle(command, output, after=min(len(kept) + 1, len(names) - 1), random_source=random_source)
     before = stages_of(output)
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)
     after = stages_of(output)

@@ -179,6 +179,18 @@ class OpenAIJudge:
         ) / 1e6
         return Usage(**counts, cost=cost)
 
+    def check(self) -> None:
+        """Say beforehand what ``judge`` would refuse: nothing is sent.
+
+        Raises:
+          InputError: no client installed, no key in the environment.
+        """
+        try:
+            import openai  # noqa: F401
+        except ModuleNotFoundError as error:
+            raise InputError("openai is not installed; run: pip install 'jaxalign[judges]'") from error
+        self._key()
+
     def judge(self, comparisons: Sequence[Comparison], on_verdict: OnVerdict) -> None:
         """As ``Judge`` has it; a comparison that the endpoint refuses for good is "invalid", with its reason for words.
 
@@ -191,10 +203,7 @@ class OpenAIJudge:
         if not comparisons:
             return
         questions = [valid_text(self._prompts.render(one, ties=self._ties)) for one in comparisons]
-        try:
-            import openai  # noqa: F401
-        except ModuleNotFoundError as error:
-            raise InputError("openai is not installed; run: pip install 'jaxalign[judges]'") from error
+        self.check()
         course = _Course()
         _run(self._ask_all(questions, self._key(), on_verdict, course))
         who = f"{self.name} at {self._config.base_url}"
