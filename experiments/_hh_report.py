@@ -60,9 +60,7 @@ def write(output: Path, study: Study, name: str, found: Found) -> Result:
         _figure(
             output, "temperature", shown, over, "figure 3 left", "Win rate against the chosen answer.", "hh_temperature"
         ),
-        _figure(
-            output, "training", trained, "step", "figure 3 right", "The same, of DPO over training.", "hh_training"
-        ),
+        _figure(output, "training", trained, "step", "figure 3 right", "Win rate of DPO over training.", "hh_training"),
         _figure(output, "best_of_n", nested, over, "figure 4", "Best-of-N, nested; of 1 it is Preferred-FT."),
     ]
     tables = [

@@ -33,7 +33,11 @@ def claim_rows(result: Result) -> list[dict[str, object]]:
 def claim_notes(result: Result) -> list[str]:
     """Of every claim: the statistic, where the paper says it, and why it came out so."""
     return [
-        ". ".join(filter(None, (_sentence(claim.statistic), claim.source, _sentence(claim.reason)))) + "."
+        " ".join(
+            f"{text[0].upper()}{_sentence(text)[1:]}."
+            for text in (claim.statistic + (f" ({claim.source})" if claim.source else ""), claim.reason)
+            if text
+        )
         for claim in result.claims
     ]
 
@@ -88,7 +92,9 @@ def readme_tables(results: Sequence[Result]) -> str:
         for table in result.tables:
             if table.shown:
                 parts += [_wrapped(titled(table) + ":"), evaluation.markdown_table(table.rows)]
-        parts += [f"![{_plain(titled(figure))}]({IMAGES}/{figure.image})" for figure in result.figures if figure.image]
+        for figure in result.figures:
+            if figure.image:
+                parts += [_wrapped(titled(figure) + ":"), f"![{_plain(figure.caption)}]({IMAGES}/{figure.image})"]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 

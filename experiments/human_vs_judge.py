@@ -231,7 +231,6 @@ def _result(
                 shown=True,
             )
         ],
-        remarks=[f"People: {people}."],
     )
 
 
@@ -282,7 +281,7 @@ def _claim(judge: str, judged: Sequence[JudgedPair], rated: Sequence[JudgedPair]
     return Claim(
         claim=f"Judge ({judge}) agrees with people at least as often as people with one another",
         source=SOURCE,
-        statistic=f"judge-human - human-human agreement, points of %, over {len(prompts)} pairs{simulated}",
+        statistic=f"judge-human minus human-human agreement, points of %, over {len(prompts)} pairs{simulated}",
         found=found,
         why=f"the judge sees no difference in {by_judge:.0f} % of these pairs, people in {by_people:.0f} %",
         undecidable="" if people == "asked" else "no person was asked",
