@@ -64,6 +64,8 @@ experiments: check-accelerator
 		$(BIN)/python -m experiments.$$name --preset mini --output-dir $(RUNS)/$$name $$from || exit $$?; \
 	done
 	$(BIN)/python -m experiments.report $(RUNS) --output $(RUNS)/report.html
+	@echo "experiments/README.md of these: $(BIN)/python -m experiments.report $(RUNS) --keep experiments/results" \
+		"--readme experiments/README.md"
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest -n $(WORKERS) --dist loadfile --no-loadscope-reorder --ignore tests/parity tests

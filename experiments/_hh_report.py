@@ -12,15 +12,15 @@ from experiments import _results
 from experiments._hh import Study
 from experiments._hh_data import HUMAN, SHOTS, Dialogues
 from experiments._hh_judge import CHOSEN, SeededPair
-from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds
+from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds, verdict
 from jaxalign import evaluation
-from jaxalign.evaluation import Interval, WinRatePoint
+from jaxalign.evaluation import Interval, Rounded, WinRatePoint
 
 __all__ = ["BASE", "DPO", "PREFERRED_FT", "REJECTED", "Found", "best_of", "write"]
 
 DPO, PREFERRED_FT, BASE, REJECTED = "DPO", "Preferred-FT", f"{SHOTS}-shot base", "the rejected answer"
 HOLDS_WITHIN = 5.0
-"""Points of win rate that the last checkpoint may lie below the best one and still hold."""
+"""Points of win rate that the last checkpoint may lie below the best before it and still hold."""
 _PAPER = "Rafailov et al. 2023"
 _SCORES = {"win": 1.0, "tie": 0.5, "lose": 0.0, "invalid": np.nan}
 
@@ -57,8 +57,10 @@ def write(output: Path, study: Study, name: str, found: Found) -> Result:
     nested = [point for point in judged_at if point.method in map(best_of, study.best_of)]
     over = "temperature"
     figures = [
-        _figure(output, "temperature", shown, over, "figure 3 left", "Win rate against the chosen answer."),
-        _figure(output, "training", trained, "step", "figure 3 right", "The same, of DPO over training."),
+        _figure(
+            output, "temperature", shown, over, "figure 3 left", "Win rate against the chosen answer.", "hh_temperature"
+        ),
+        _figure(output, "training", trained, "step", "figure 3 right", "Win rate of DPO over training.", "hh_training"),
         _figure(output, "best_of_n", nested, over, "figure 4", "Best-of-N, nested; of 1 it is Preferred-FT."),
     ]
     tables = [
@@ -81,7 +83,7 @@ def write(output: Path, study: Study, name: str, found: Found) -> Result:
         seeds=len(study.seeds),
         seconds=found.seconds,
         values=_values(study, scores, found),
-        claims=_claims(study, scores),
+        claims=_claims(study, scores, found.reward_accuracy),
         figures=figures,
         tables=tables,
         remarks=_remarks(study),
@@ -145,7 +147,7 @@ def _values(study: Study, scores: _Scores, found: Found) -> list[Value]:
     return values
 
 
-def _claims(study: Study, scores: _Scores) -> list[Claim]:
+def _claims(study: Study, scores: _Scores, reward_accuracy: Sequence[Interval]) -> list[Claim]:
     at, last = study.claim_temperature, best_of(study.best_of[-1])
     over = "95 % interval over training seeds and prompts"
     where = f"{_PAPER}, figure 3 left"
@@ -153,54 +155,73 @@ def _claims(study: Study, scores: _Scores) -> list[Claim]:
     if study.dpo_rate_chosen_on:
         chosen = f"DPO's learning rate was chosen on {100 * study.dpo_rate_chosen_on:g} % of these prompts: favours DPO"
 
-    def claim(text: str, statistic: str, source: str, difference: tuple[Interval, list[float]]) -> Claim:
+    def claim(text: str, statistic: str, source: str, difference: tuple[Interval, list[float]], unshown: str) -> Claim:
+        """``unshown``: what keeps it from holding, if it does not."""
+        found, by_seed = difference
+        unshown = "" if verdict(found, by_seed) == "holds" else unshown
+        why = "; ".join(filter(None, (unshown, chosen if text.startswith(DPO) else "")))
         statistic = f"{statistic}, points of win rate; {over}"
-        why = chosen if text.startswith(DPO) else ""
-        return Claim(
-            claim=text, source=source, statistic=statistic, found=difference[0], by_seed=difference[1], why=why
-        )
+        return Claim(claim=text, source=source, statistic=statistic, found=found, by_seed=by_seed, why=why)
 
     own = scores(DPO, at)
     fifty = np.full(own.shape, 50.0)
+    level = "one that is exactly as good stands at 0"
+    accuracies = sorted(f"{100 * accuracy.estimate:.0f}" for accuracy in reward_accuracy)
+    picks = f"the best of {study.best_of[-1]} is picked by reward models right about "
+    picks += f"{' to '.join(dict.fromkeys((accuracies[0], accuracies[-1])))} % of held-out pairs"
     claims = [
         claim(
             "DPO improves over the chosen answers", f"DPO at temperature {at:g} minus 50", where,
-            _difference(own, fifty),
+            _difference(own, fifty), level,
         ),
         *(
             claim(
                 f"{method} does not improve over the chosen answers", f"50 minus {method} at temperature {at:g}", where,
-                _difference(fifty, scores(method, at)),
+                _difference(fifty, scores(method, at)), level,
             )
             for method in (PREFERRED_FT, BASE)
         ),
         claim(
             "DPO is better than Preferred-FT", f"DPO minus Preferred-FT at temperature {at:g}", where,
-            _difference(own, scores(PREFERRED_FT, at)),
+            _difference(own, scores(PREFERRED_FT, at)), level,
         ),
         claim(
             f"DPO is as good as {last}, or better", f"DPO minus {last} at temperature {at:g}", where,
-            _difference(own, scores(last, at)),
+            _difference(own, scores(last, at)), f"{level}; {picks}",
         ),
     ]  # fmt: skip
     for temperature in study.training_temperatures:
         steps = scores.steps(temperature)
         curve = {step: scores(DPO, temperature, step) for step in steps if step}
-        best = max(curve, key=lambda step: float(np.nanmean(curve[step])))
+        last_step = max(curve)
+        earlier = [step for step in curve if step < last_step]
+        if not earlier:
+            continue
+        best = max(earlier, key=lambda step: float(np.nanmean(curve[step])))
+        # Checkpoints of one run: its seed is the same on both sides.
+        change = _difference(curve[last_step] - curve[best], 0.0, plus=HOLDS_WITHIN)
+        known = (change[0].high - change[0].low) / 2
+        wide = f"the difference is known to {known:.1f} points, {HOLDS_WITHIN:g} are allowed"
         claims.append(
             claim(
                 f"DPO's win rate holds over the course of training, at temperature {temperature:g}",
-                f"the last checkpoint minus the best one (step {best}), plus {HOLDS_WITHIN:g}",
+                f"the last checkpoint (step {last_step}) minus the best before it (step {best}), plus {HOLDS_WITHIN:g}",
                 f"{_PAPER}, figure 3 right",
-                _difference(curve[max(curve)], curve[best], plus=HOLDS_WITHIN),
+                change,
+                wide,
             )
         )
     return claims
 
 
-def _figure(output: Path, file: str, points: Sequence[WinRatePoint], over: Any, of: str, caption: str) -> Figure:
+def _figure(
+    output: Path, file: str, points: Sequence[WinRatePoint], over: Any, of: str, caption: str, image: str = ""
+) -> Figure:
     evaluation.save_figure(evaluation.plot_win_rate(points, over=over), output / file)
-    return Figure(of=f"{_PAPER}, {of}", caption=f"{caption} 95 % intervals over prompts.", file=f"{file}.svg")
+    return Figure(
+        of=f"{_PAPER}, {of}", caption=f"{caption} 95 % intervals over prompts.", file=f"{file}.svg",
+        image=f"{image}.png" if image else "",
+    )  # fmt: skip
 
 
 def _table(points: Sequence[WinRatePoint], of: str, caption: str) -> Table:
@@ -219,9 +240,9 @@ def _texts(study: Study, pairs: Sequence[SeededPair]) -> list[Mapping[str, objec
     return [
         {
             "answer": method,
-            "words": float(np.mean([len(text.split()) for text in texts])),
+            "words": Rounded(float(np.mean([len(text.split()) for text in texts])), 1),
             "distinct-2": evaluation.distinct_n(texts, 2),
-            "empty %": 100 * float(np.mean([not text for text in texts])),
+            "empty %": evaluation.Percent(float(np.mean([not text for text in texts]))),
         }
         for method, texts in by_method.items()
     ]

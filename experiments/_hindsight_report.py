@@ -9,7 +9,7 @@ import numpy as np
 from rich.console import Console
 
 from experiments._hindsight import BASE
-from experiments._hindsight_result import COH, claims_of, write_result
+from experiments._hindsight_result import BAD, COH, STEERED, claims_of, steering_claims, write_result
 from experiments._hindsight_tasks import Measured, Task, numbers
 from experiments._results import Claim
 from jaxalign import evaluation
@@ -41,7 +41,8 @@ def write(
     rows = [_row(method, found, task.decimals) for method, found in results.items()]
     claims = claims_of(task, table, results)
     differences = _differences(results, claims)
-    control = _control(results)
+    steering = steering_claims(task, table, results)
+    control = _control(results, steering)
     copied = _copied(results)
     lines = [
         f"# {title}", "",
@@ -63,7 +64,9 @@ def write(
     if control:
         lines += [
             "## Do the words steer?", "",
-            "The same model after the words of a good output and after those of a bad one, paired by item.", "",
+            "The same model after the words of a good output and after those of a bad one, paired by item: that the "
+            "words steer is judged over items and training seeds, as the order is. Of outputs that were to be better, "
+            "intervals are over items alone.", "",
             evaluation.markdown_table([_shown(row, task.decimals) for row in control]),
         ]  # fmt: skip
     if copied:
@@ -75,7 +78,8 @@ def write(
     figure = _draw(output, task, results)
     pairwise = write_result(
         output, task, table, results, experiment=experiment, name=name, title=title, seconds=seconds, rows=rows,
-        claims=list(claims.values()), remarks=remarks, figure=figure,
+        claims=[*claims.values(), *(steering[method] for method in STEERED if method in steering)], remarks=remarks,
+        figure=figure,
     )  # fmt: skip
     if pairwise:
         lines += [
@@ -160,20 +164,16 @@ def _reading(differences: Sequence[Mapping[str, Any]]) -> str:
     )
 
 
-def _control(results: Mapping[str, Sequence[Measured]]) -> list[dict[str, Any]]:
+def _control(results: Mapping[str, Sequence[Measured]], steering: Mapping[str, Claim]) -> list[dict[str, Any]]:
     found = []
-    for method, rows in results.items():
-        if "score, bad words" in rows[0]:
-            good, bad = seeds_averaged(rows, "score"), seeds_averaged(rows, "score, bad words")
-            entry: dict[str, Any] = {
-                "method": method,
-                "good minus bad": evaluation.paired_bootstrap_difference(good, bad),
-            }
-            if "score, bettered" in rows[0]:
-                better = seeds_averaged(rows, "score, bettered")
-                entry["bettered minus bad"] = evaluation.paired_bootstrap_difference(better, bad)
-                entry["bettered minus good"] = evaluation.paired_bootstrap_difference(better, good)
-            found.append(entry)
+    for method, claim in steering.items():
+        rows = results[method]
+        entry: dict[str, Any] = {"method": method, "good minus bad": claim.found, "the words steer": claim.verdict}
+        if "score, bettered" in rows[0]:
+            good, bad, better = (seeds_averaged(rows, name) for name in ("score", BAD, "score, bettered"))
+            entry["bettered minus bad"] = evaluation.paired_bootstrap_difference(better, bad)
+            entry["bettered minus good"] = evaluation.paired_bootstrap_difference(better, good)
+        found.append(entry)
     return found
 
 

@@ -1,11 +1,14 @@
 """What an experiment found, in one form for all of them: ``OUTPUT_DIR/result.json``.
 
 An experiment writes a ``Result``; ``experiments.report`` reads them and makes of them the page with all figures and
-tables, and the tables of ``experiments/README.md``. Numbers are intervals wherever something was sampled.
+tables, and the tables of ``experiments/README.md``. Numbers are intervals wherever something was sampled. What the
+README shows of a result is kept in the repository (``keep``).
 """
 
 import dataclasses
 import json
+import os
+import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 
 from jaxalign.errors import InputError
-from jaxalign.evaluation import Interval, student_interval
+from jaxalign.evaluation import Interval, Rounded, student_interval
 
 __all__ = [
     "Claim",
@@ -25,6 +28,7 @@ __all__ = [
     "Value",
     "Verdict",
     "difference_over_seeds",
+    "keep",
     "load",
     "mean_over_seeds",
     "save",
@@ -46,6 +50,13 @@ class Value:
     ours: Interval
     seeds: int = 1
     """Training seeds behind it."""
+    decimals: int = 1
+    """That are shown, by its unit: 1 of points and %, 2 of nats and logarithms, more of small shares."""
+
+    @property
+    def shown(self) -> Rounded:
+        """``ours`` as tables have it; what was counted has no interval."""
+        return Rounded(self.ours.estimate if self.ours.low == self.ours.high else self.ours, self.decimals)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -62,10 +73,17 @@ class Claim:
     """Its value; the interval says over what in ``statistic``."""
     by_seed: Sequence[float] = ()
     """Its value in every training seed."""
+    decimals: int = 1
+    """That are shown, by its unit: 1 of points and %, 2 of nats and logarithms, more of small shares."""
     why: str = ""
     """What a reader has to know of it, such as why the order is not the paper's."""
     undecidable: str = ""
     """Why it stays undecided whatever came out, such as that no person was asked; empty = the numbers decide."""
+
+    @property
+    def shown(self) -> Rounded:
+        """``found`` as tables have it."""
+        return Rounded(self.found, self.decimals)
 
     @property
     def verdict(self) -> Verdict:
@@ -96,6 +114,8 @@ class Figure:
     """What is seen."""
     file: str
     """An SVG or PNG, from the folder of the result."""
+    image: str = ""
+    """Its PNG's name in ``docs/images``; empty = ``experiments/README.md`` does not show it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -108,6 +128,8 @@ class Table:
     """What is in it."""
     rows: Sequence[Mapping[str, object]]
     """Cells are texts, numbers, or what ``evaluation.markdown_table`` takes besides; kept as texts."""
+    shown: bool = False
+    """Whether ``experiments/README.md`` shows it."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -198,20 +220,48 @@ def save(folder: Path, result: Result) -> Path:
     value = dataclasses.asdict(result)
     for table, kept in zip(result.tables, value["tables"], strict=True):
         kept["rows"] = [{name: cell_text(cell) for name, cell in row.items()} for row in table.rows]
-    path = folder / _FILE
+    return _write(folder / _FILE, value)
+
+
+def keep(folder: Path, result: Result, to: Path, images: Path) -> Path:
+    """What ``experiments/README.md`` shows of the result in ``folder``: ``to/EXPERIMENT.json``, few kilobytes, whose
+    figures are PNG files in ``images``.
+
+    Raises:
+      InputError: a figure without its PNG.
+    """
+    figures = [figure for figure in result.figures if figure.image]
+    to.mkdir(parents=True, exist_ok=True)
+    images.mkdir(parents=True, exist_ok=True)
+    for figure in figures:
+        drawn, image = (folder / figure.file).with_suffix(".png"), images / figure.image
+        if not drawn.is_file():
+            raise InputError(f"result of {result.experiment}: there is no figure {drawn}")
+        if not image.exists() or not image.samefile(drawn):
+            shutil.copyfile(drawn, image)
+    within = Path(os.path.relpath(images, to))
+    shown = dataclasses.replace(
+        result,
+        figures=[dataclasses.replace(figure, file=(within / figure.image).as_posix()) for figure in figures],
+        tables=[table for table in result.tables if table.shown],
+    )
+    return _write(to / f"{result.experiment}.json", dataclasses.asdict(shown))
+
+
+def _write(path: Path, value: dict[str, Any]) -> Path:
     temporary = path.with_suffix(".tmp")
     temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
 
 
-def load(folder: Path) -> Result:
-    """Read what ``save`` wrote.
+def load(path: Path) -> Result:
+    """Read what ``save`` wrote into this folder, or what ``keep`` wrote into this file.
 
     Raises:
       InputError: there is none, or it is none.
     """
-    path = folder / _FILE
+    path = path if path.suffix == ".json" else path / _FILE
     try:
         value: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
         return Result(

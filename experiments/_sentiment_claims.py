@@ -13,7 +13,17 @@ from experiments._sentiment_runs import Run, seeded
 from jaxalign import evaluation
 from jaxalign.evaluation import FrontierArea, FrontierPoint, Interval, WinRatePoint
 
-__all__ = ["ABLATION", "BASELINES", "BEST_OF_N", "ablation_curves", "ablation_rows", "best_point", "claims", "values"]
+__all__ = [
+    "ABLATION",
+    "BASELINES",
+    "BEST_OF_N",
+    "ablation_curves",
+    "ablation_rows",
+    "best_point",
+    "calibration_row",
+    "claims",
+    "values",
+]
 
 BASELINES = ("PPO", "PPO-GT", "Preferred-FT", "Unlikelihood")
 """What is trained."""
@@ -45,20 +55,23 @@ def claims(
       best_of_n: points of ``BEST_OF_N``, by the true reward.
       calibration: the reward model's on held-out preferences.
     """
-    found = [*_best_reward(results), *_areas(study, start, results, best_of_n)]
+    found = [*_best_reward(study, results), *_areas(study, start, results, best_of_n)]
     if calibration is not None and calibration["low"] <= 0.5:
         why = (
             f"says little of PPO: its reward model orders held-out preferences no better than chance (accuracy "
             f"{calibration['accuracy']:.3f} [{calibration['low']:.3f}, {calibration['high']:.3f}])"
         )
         learned = ("DPO reaches a higher reward than PPO does with a learned reward", f"{_ABOVE} PPO")
-        found = [dataclasses.replace(claim, why=why) if claim.claim in learned else claim for claim in found]
+        found = [
+            dataclasses.replace(one, why=f"{one.why}; {why}" if one.why else why) if one.claim in learned else one
+            for one in found
+        ]
     dpo, unweighted, other = (_group(results, name) for name in ABLATION)
     at = f"at beta {study.dpo_seeds_at:g}, after the last update"
     if dpo and unweighted:
-        for claim, name, unit in (
-            ("texts repeat themselves more", "repetition", "share of pairs of words that a text had before"),
-            ("text is less likely under the reference", "log_perplexity", "nats a token under the start model"),
+        for claim, name, unit, decimals in (
+            ("texts repeat themselves more", "repetition", "share of pairs of words that a text had before", 4),
+            ("text is less likely under the reference", "log_perplexity", "nats a token under the start model", 2),
         ):
             interval, by_seed = difference_over_seeds(_rows(unweighted, name), _rows(dpo, name))
             means = [float(_rows(group, name).mean()) for group in (dpo, unweighted)]
@@ -68,6 +81,7 @@ def claims(
                 statistic=f"without the weight minus DPO {at}, {unit}; {_OVER}",
                 found=interval,
                 by_seed=by_seed,
+                decimals=decimals,
             )
             why = f"after {study.steps} updates: DPO {means[0]:.4f}, without the weight {means[1]:.4f}"
             found.append(own if own.verdict == "holds" else dataclasses.replace(own, why=why))
@@ -81,6 +95,7 @@ def claims(
                 statistic=f"independent judge's P(positive), DPO on pairs of {_whose(study)} {at} minus start; {_OVER}",
                 found=interval,
                 by_seed=by_seed,
+                decimals=3,
             )
         )
     return found
@@ -102,7 +117,7 @@ def values(
     found = [
         Value(
             what=f"mean best reward within {row.kl_range[1]:g} nats, {row.method} (log-odds)", ours=row.area,
-            seeds=row.runs,
+            seeds=row.runs, decimals=2,
         )
         for row in areas
     ]  # fmt: skip
@@ -111,7 +126,7 @@ def values(
             rows = _rows(group, "judge")
             interval, _ = difference_over_seeds(rows, np.tile(start.by_prefix("judge"), (len(rows), 1)))
             what = f"independent judge's P(positive) minus start, {name}, beta {study.dpo_seeds_at:g}"
-            found.append(Value(what=what, ours=interval, seeds=len(rows)))
+            found.append(Value(what=what, ours=interval, seeds=len(rows), decimals=3))
     found += [
         Value(
             what=f"win rate against {point.against}, {point.method} at temperature {point.temperature:g} (%)",
@@ -139,6 +154,15 @@ def ablation_rows(results: Mapping[Method, Run]) -> list[dict[str, object]]:
     return rows
 
 
+def calibration_row(found: Mapping[str, Any]) -> dict[str, object]:
+    """How right the reward model is on held-out preferences."""
+    return {
+        "accuracy": Interval(found["accuracy"], found["low"], found["high"]), "pairs": found["pairs"],
+        "log loss (nats; knowing nothing: 0.693)": found["log_loss"],
+        "expected calibration error": found["expected_calibration_error"],
+    }  # fmt: skip
+
+
 def ablation_curves(
     start: Measurement, results: Mapping[Method, Run]
 ) -> dict[str, dict[str, list[tuple[float, float]]]]:
@@ -156,13 +180,17 @@ def ablation_curves(
     }
 
 
-def _best_reward(results: Mapping[Method, Run]) -> list[Claim]:
+def _best_reward(study: Study, results: Mapping[Method, Run]) -> list[Claim]:
     dpo, ppo = _group(results, DPO), _group(results, "PPO")
     if not dpo or not ppo:
         return []
     one, two = best_point(dpo), best_point(ppo)
     interval, by_seed = difference_over_seeds(_rows(dpo, "reward", one), _rows(ppo, "reward", two))
     settings = [seeded(list(results), name)[0].label for name in (DPO, "PPO")]
+    paid = [float(_rows(group, "kl", place).mean()) for group, place in ((dpo, one), (ppo, two))]
+    why = f"the best points lie at {paid[0]:.1f} nats (DPO) and {paid[1]:.1f} (PPO)"
+    if dpo[0].points[one].step == study.steps:
+        why += f"; DPO's is its last of {study.steps} updates, which may have been too few"
     return [
         Claim(
             claim="DPO reaches a higher reward than PPO does with a learned reward",
@@ -171,6 +199,8 @@ def _best_reward(results: Mapping[Method, Run]) -> list[Claim]:
             f"{settings[1]} at step {ppo[0].points[two].step}, each method's best point; {_OVER}",
             found=interval,
             by_seed=by_seed,
+            decimals=2,
+            why=why,
         )
     ]
 
@@ -193,6 +223,7 @@ def _areas(
             statistic=f"mean best true reward within {budgets[0]:g} to {budgets[1]:g} nats, {own} minus {versus}",
             found=area.difference,
             by_seed=list(area.by_run),
+            decimals=2,
             **fields,
         )
 
@@ -202,7 +233,12 @@ def _areas(
         if min(len(group), len(dpo)) > 1:
             curves = [_curve(study, name, method.setting, start, results[method].points) for method in group]
             setting = re.sub(r",? ?seed \d+$", "", group[0].label)
-            found.append(claim(name, f"{setting}, seed against seed; {_OVER}", curves, source=FIGURE))
+            first = [float(np.mean(results[method].points[0].kl)) for method in group]
+            why = ""
+            if max(first) > budgets[1] / 2:
+                at = f"{name}'s first measured points lie at {_range(first)} nats"
+                why = f"{at}; below them its line is straight from the start model"
+            found.append(claim(name, f"{setting}, seed against seed; {_OVER}", curves, source=FIGURE, why=why))
         elif group:
             whole = [method for method in results if method.name == name and not method.repeat]
             curve = [
@@ -216,7 +252,12 @@ def _areas(
     if best_of_n:
         curve = [start.point(BEST_OF_N, "", seed=study.seed), *best_of_n]
         versus = f"{BEST_OF_N} of the true reward, at the bound of its KL, which trains nothing; {_OVER_DPO}"
-        found.append(claim(BEST_OF_N, versus, [curve] * len(dpo), source=""))
+        n = max(point.step for point in best_of_n)
+        bound = max(point.kl.estimate for point in best_of_n)
+        why = (
+            f"the best of {n} is picked by the true reward, at {bound:.2f} nats at most, and pays {n} samples an answer"
+        )
+        found.append(claim(BEST_OF_N, versus, [curve] * len(dpo), source="", why=why))
     return found
 
 
@@ -243,6 +284,11 @@ def _mean(points: Sequence[Measurement], name: str) -> Interval:
 
 def _percent(interval: Interval) -> Interval:
     return Interval(100 * interval.estimate, 100 * interval.low, 100 * interval.high)
+
+
+def _range(values: Sequence[float]) -> str:
+    low, high = f"{min(values):.1f}", f"{max(values):.1f}"
+    return low if low == high else f"{low} to {high}"
 
 
 def _whose(study: Study) -> str:

@@ -18,13 +18,17 @@ from experiments._sentiment_start import Assets
 from experiments._stages import Stages
 from experiments.assets.prompts import Prompt
 from jaxalign import evaluation, sampling
-from jaxalign.evaluation import FrontierPoint, Interval
+from jaxalign.evaluation import FrontierPoint, Interval, Rounded
 
 __all__ = ["write"]
 
 SHOWN = 4  # prefixes whose samples are printed and written
 FIGURE = found_claims.FIGURE
 REWARD_LABEL = "Reward, log-odds of positive (nats)"
+_NATS = frozenset((
+    "KL (nats/sequence)", "by k3", "reward", "mean best reward", "difference", "true reward gained",
+    "reference nats/token", "log loss (nats; knowing nothing: 0.693)",
+))  # fmt: skip
 
 
 def write(
@@ -56,11 +60,11 @@ def write(
         caption = f"DPO at beta {study.dpo_seeds_at:g}, without the weight of its gradient, and on other pairs"
         parts.figure(
             "ablation", f"{caption}: over training, seeds averaged", "Rafailov et al. 2023, section 4",
-            evaluation.plot_curves(found_claims.ablation_curves(one, results)),
+            evaluation.plot_curves(found_claims.ablation_curves(one, results)), "imdb_ablation.png",
         )  # fmt: skip
         parts.table(caption, rows, "Rafailov et al. 2023, section 4")
     if assets.calibration:
-        parts.table("The reward model on held-out preferences", [_calibration_row(assets.calibration)])
+        parts.table("The reward model on held-out preferences", [found_claims.calibration_row(assets.calibration)])
     accuracy = [{"rater": rater, **values} for rater, values in assets.accuracy.items()]
     parts.table("Raters on held-out text (accuracy)", accuracy)
 
@@ -98,7 +102,7 @@ def write(
         line = f"{row['run']}: judge's P(positive) {np.mean(one.judge):.3f} -> {row['judge after']:.3f}, difference "
         console.print(line + f"{row['judge gained']}", markup=False, highlight=False, soft_wrap=True)
     for claim in claims:
-        console.print(f"{claim.claim}: {claim.verdict}, {claim.found}", markup=False, highlight=False, soft_wrap=True)
+        console.print(f"{claim.claim}: {claim.verdict}, {claim.shown}", markup=False, highlight=False, soft_wrap=True)
     console.print(f"report {output / 'report.md'}", markup=False, highlight=False, soft_wrap=True)
     return result
 
@@ -111,13 +115,13 @@ class _Parts:
         self.figures: list[Figure] = []
         self.tables: list[Table] = []
 
-    def figure(self, name: str, caption: str, of: str, figure: Any) -> None:
+    def figure(self, name: str, caption: str, of: str, figure: Any, image: str = "") -> None:
         evaluation.save_figure(figure, self.output / name)
-        self.figures.append(Figure(of=of, caption=caption, file=f"{name}.svg"))
+        self.figures.append(Figure(of=of, caption=caption, file=f"{name}.svg", image=image))
 
     def table(self, caption: str, rows: Sequence[Mapping[str, object]], of: str = "") -> None:
         if rows:
-            self.tables.append(Table(of=of, caption=caption, rows=rows))
+            self.tables.append(Table(of=of, caption=caption, rows=[_in_nats(row) for row in rows]))
 
 
 def _frontier(
@@ -132,12 +136,14 @@ def _frontier(
     """Figure 2 left by the reward and by the judge; points with both estimates of KL, fronts, areas, differences."""
     title = "Controlled sentiment, held-out prefixes"
     figure = evaluation.plot_frontier(points, reward_label=REWARD_LABEL, title=title)
-    parts.figure("frontier", "Reward against sequence-level KL (k1); one seed of every setting", FIGURE, figure)
+    parts.figure(
+        "frontier", "Reward against sequence-level KL (k1); one seed of every setting", FIGURE, figure, "frontier.png"
+    )
     by_judge = evaluation.plot_frontier(
         _points(study, start, one, shown, rating="judge"), reward_label="Independent judge's P(positive)",
         title="The same runs, by a judge that no run saw",
     )  # fmt: skip
-    parts.figure("judge", "The same runs by the independent judge", FIGURE, by_judge)
+    parts.figure("judge", "The same runs by the independent judge", FIGURE, by_judge, "judge.png")
     rows = [
         row
         for method, run in own.items()
@@ -185,7 +191,7 @@ def _wins(
     wins = evaluation.win_rate_points(pairs, seed=study.seed)
     of = "as Rafailov et al. 2023, figure 2 right, has it for summaries"
     caption = f"Win rate over the sampling temperature against {judged.OPPONENT}, by the independent judge"
-    parts.figure("temperature", caption, of, evaluation.plot_win_rate(wins, over="temperature"))
+    parts.figure("temperature", caption, of, evaluation.plot_win_rate(wins, over="temperature"), "imdb_temperature.png")
     parts.table(caption, evaluation.win_rate_rows(wins), of)
 
     chosen = judged.representatives(shown)
@@ -201,6 +207,14 @@ def _wins(
     tests = evaluation.paired_test_rows(against_start, seed=study.seed)
     parts.table("Paired tests between the methods, each judged against the start model", tests)
     return wins
+
+
+def _in_nats(row: Mapping[str, object]) -> dict[str, object]:
+    """Nats to two decimals; shares keep three."""
+    return {
+        name: Rounded(value, 2) if name in _NATS and isinstance(value, float | Interval) else value
+        for name, value in row.items()
+    }
 
 
 def packaged(study: Study) -> bool:
@@ -298,14 +312,6 @@ def _gain_rows(one: Measurement, results: Mapping[Method, Run]) -> list[dict[str
     ]  # fmt: skip
 
 
-def _calibration_row(found: Mapping[str, Any]) -> dict[str, object]:
-    return {
-        "accuracy": Interval(found["accuracy"], found["low"], found["high"]), "pairs": found["pairs"],
-        "log loss (nats; knowing nothing: 0.693)": found["log_loss"],
-        "expected calibration error": found["expected_calibration_error"],
-    }  # fmt: skip
-
-
 def _samples(one: Measurement, results: Mapping[Method, Run], held_out: Sequence[Prompt]) -> str:
     """The same prefixes before and after, as text."""
     first, run = next(iter(results.items()))
@@ -333,7 +339,7 @@ def _setting(study: Study) -> str:
 
 
 def _remarks(study: Study, own: Mapping[Method, Run]) -> list[str]:
-    """What a reader has to know of these runs, from their numbers."""
+    """What to know of these runs, from their numbers."""
     remarks = [
         "A method's reward at a KL is the best that any of its runs has there or below; one that does not reach a KL "
         "stands with the best reward it reached before it, which favours it. Best-of-N is drawn at the upper bound of "
@@ -383,9 +389,9 @@ def _report(result: Result, samples: str) -> str:
 
 
 def _claim_row(claim: Claim) -> dict[str, object]:
-    by_seed = ", ".join(f"{value:+.3f}" for value in claim.by_seed)
+    by_seed = ", ".join(f"{value:+z.{claim.decimals}f}" for value in claim.by_seed)
     return {
-        "claim": claim.claim, "statistic": claim.statistic, "found": claim.found, "by seed": by_seed,
+        "claim": claim.claim, "statistic": claim.statistic, "found": claim.shown, "by seed": by_seed,
         "verdict": claim.verdict, "why": claim.reason,
     }  # fmt: skip
 

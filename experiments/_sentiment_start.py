@@ -20,7 +20,19 @@ from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.training import fingerprint
 
-__all__ = ["Assets", "first_batch", "load_model", "load_reviews", "other_preferences", "prepare", "reward_inputs"]
+__all__ = [
+    "PREFERENCES",
+    "Assets",
+    "first_batch",
+    "load_model",
+    "load_reviews",
+    "other_preferences",
+    "prepare",
+    "reward_inputs",
+]
+
+PREFERENCES = "preferences"
+"""The stage that samples the start model and rates the samples."""
 
 Params = Any
 
@@ -223,7 +235,7 @@ def _preferences(
     raters: Raters,
     study: Study,
     *,
-    name: str = "preferences",
+    name: str = PREFERENCES,
     seed: int | None = None,
 ) -> list[Any]:
     """Samples of prefixes, scored and paired."""

@@ -67,6 +67,8 @@ class Stages:
         self.count = 0
         self.seconds = 0.0
         """Of the stages so far, whenever they ran."""
+        self.took: dict[str, float] = {}
+        """The same by their names."""
         self.started = time.monotonic()
 
     def folder(self, name: str, inputs: Mapping[str, Any]) -> Path:
@@ -94,13 +96,13 @@ class Stages:
         title = f"[{self.count}{'/' + str(self.total) if self.total else ''}] {name}"
         if (folder / _SEAL).is_file():
             self.console.print(f"{title}: kept from an earlier run", highlight=False, markup=False)
-            self.seconds += float(json.loads((folder / _SEAL).read_text(encoding="utf-8"))["seconds"])
+            self._took(name, float(json.loads((folder / _SEAL).read_text(encoding="utf-8"))["seconds"]))
             return load(folder)
         started = time.monotonic()
         with _progress(self.console, title) as report:
             result = compute(report)
         seconds = round(time.monotonic() - started, 3)
-        self.seconds += seconds
+        self._took(name, seconds)
         self._keep(folder, name, inputs, lambda temporary: save(temporary, result), seconds)
         elapsed = _clock(time.monotonic() - self.started)
         self.console.print(f"{title}: done in {_clock(seconds)} ({elapsed} in all)", highlight=False, markup=False)
@@ -122,6 +124,10 @@ class Stages:
         found = self.stage(name, inputs, lambda report: compute(report, folder), save, load)
         shutil.rmtree(folder, ignore_errors=True)
         return found
+
+    def _took(self, name: str, seconds: float) -> None:
+        self.seconds += seconds
+        self.took[name] = seconds
 
     def _keep(
         self, folder: Path, name: str, inputs: Mapping[str, Any], save: Callable[[Path], None], seconds: float

@@ -8,19 +8,20 @@ from typing import Any
 
 import numpy as np
 
-from experiments._results import Claim, Figure, Result, Table, Value, mean_over_seeds
-from experiments._tldr import Study
+from experiments._results import Claim, Figure, Result, Table, Value, mean_over_seeds, verdict
+from experiments._tldr import CONTENT_WORDS, Study
 from experiments._tldr_judges import described
 from experiments._tldr_runs import BEST_OF_N, Runs
 from experiments._tldr_training import Summary
 from jaxalign import evaluation, sampling
-from jaxalign.evaluation import Interval, JudgedPair, Percent, WinRatePoint
+from jaxalign.evaluation import Interval, JudgedPair, Percent, Rounded, WinRatePoint
 
 __all__ = ["best_of", "files", "judged_rows", "make_result"]
 
 SOURCE = "Rafailov et al. 2023, figure 2 right"
-# Published, at temperature 0 by GPT-4 (C).
+# Published, at temperature 0 by GPT-4 (C); of the others no number is printed.
 PAPER = {"DPO": "about 61", "PPO": "about 57"}
+START = "SFT"
 Scores = np.ndarray
 """A win as 1, a tie as 1/2, a loss as 0, what is invalid as NaN: ``[seeds, temperatures, posts]``."""
 
@@ -88,14 +89,16 @@ def make_result(
         figure = evaluation.plot_win_rate(own, over="temperature", title=f"TL;DR, judge ({judge})")
         evaluation.save_figure(figure, output / f"win_rate_{judge}")
         caption = f"Win rate against the reference summary over sampling temperature, judge ({judge})."
-        figures.append(Figure(of=SOURCE, caption=caption, file=f"win_rate_{judge}.svg"))
+        image = "tldr.png" if judge == "C" else ""  # of which the paper's numbers are
+        figures.append(Figure(of=SOURCE, caption=caption, file=f"win_rate_{judge}.svg", image=image))
     values = [
         Value(
             what=f"win rate against the reference at temperature 0, {method}, judge (C) (%); over posts alone",
-            paper=paper,
-            ours=_percent(_point(points, method, "C", 0.0).wins.interval), seeds=len(study.seeds),
+            paper=PAPER.get(method, ""),
+            ours=_percent(_point(points, method, "C", 0.0).wins.interval),
+            seeds=len(runs.summaries.get(method, [None])),
         )
-        for method, paper in PAPER.items()
+        for method in (*PAPER, *(name for name in runs.summaries if name not in PAPER), largest)
     ]  # fmt: skip
     summaries = all_summaries(study, runs)
     return Result(
@@ -107,7 +110,7 @@ def make_result(
         seeds=len(study.seeds),
         seconds=seconds,
         values=values,
-        claims=[claim for judge in ("C", "S") for claim in _claims(scores, judge, largest)],
+        claims=[claim for judge in ("C", "S") for claim in _claims(study, scores, judge, largest)],
         figures=figures,
         tables=[
             Table(
@@ -159,32 +162,45 @@ def _scores(study: Study, judged: Sequence[JudgedPair]) -> dict[tuple[str, str],
     return {name: np.array(values).reshape(shape) for name, values in found.items()}
 
 
-def _claims(scores: Mapping[tuple[str, str], Scores], judge: str, largest: str) -> list[Claim]:
+def _claims(study: Study, scores: Mapping[tuple[str, str], Scores], judge: str, largest: str) -> list[Claim]:
     dpo, ppo, best = (scores[name, judge] for name in ("DPO", "PPO", largest))
+    bests, spreads = (
+        ", ".join(f"{name} {_mean(of_curve, scores[name, judge]):.1f}" for name in ("DPO", "PPO", largest, START))
+        for of_curve in (_best, _spread)
+    )
+    start = f"means over seeds: {bests}; DPO and PPO start from {START}"
+    if not study.comparisons and study.judging.model == CONTENT_WORDS:
+        start += "; preferences are by ROUGE to the reference, which this judge does not see"
 
     def claim(
         text: str, statistic: str, of_curve: Callable[[np.ndarray], np.ndarray], own: Scores, other: Scores
     ) -> Claim:
         found, by_seed = over_seeds(of_curve, own, other)
+        means = start if of_curve is _best else f"means over seeds: {spreads}"
         return Claim(
-            claim=text, source=SOURCE, statistic=f"{statistic}, judge ({judge}), points of %", found=found,
-            by_seed=by_seed,
+            claim=f"{text}, judge ({judge})", source=SOURCE, statistic=f"{statistic}, points of %", found=found,
+            by_seed=by_seed, why="" if verdict(found, by_seed) == "holds" else means,
         )  # fmt: skip
 
     return [
         claim(
             "At their best temperatures DPO wins more often than PPO",
-            "best win rate of DPO - best win rate of PPO", _best, dpo, ppo,
+            "best win rate of DPO minus best win rate of PPO", _best, dpo, ppo,
         ),
         claim(
             "DPO is more robust to the sampling temperature than PPO",
-            "largest - smallest win rate over temperature: PPO's - DPO's", _spread, ppo, dpo,
+            "largest less smallest win rate over temperature, PPO's minus DPO's", _spread, ppo, dpo,
         ),
         claim(
             f"DPO's best win rate is above that of {largest}",
-            f"best win rate of DPO - best win rate of {largest}", _best, dpo, best,
+            f"best win rate of DPO minus best win rate of {largest}", _best, dpo, best,
         ),
     ]  # fmt: skip
+
+
+def _mean(of_curve: Callable[[np.ndarray], np.ndarray], scores: Scores) -> float:
+    """Over seeds."""
+    return float(_of_curves(of_curve, scores, np.ones((1, scores.shape[2]))).mean())
 
 
 def _best(curves: np.ndarray) -> np.ndarray:
@@ -260,7 +276,8 @@ def _text_rows(
             texts = [one["text"] for one in written]
             scores = evaluation.rouge(texts, references * len(seeds))
             rouge: dict[str, Any] = {
-                kind.replace("rouge", "ROUGE-"): _in_points(values, len(references)) for kind, values in scores.items()
+                kind.replace("rouge", "ROUGE-"): Rounded(_in_points(values, len(references)), 1)
+                for kind, values in scores.items()
             }
             words = float(np.mean([len(text.split()) for text in texts]))
             finished = float(np.mean([one["finished"] for one in written]))

@@ -55,6 +55,7 @@ COMPARED = {"DPO": ("DPO", 0.25), "SFT": ("SFT", 0.25), "PPO-1": ("PPO", 1.0)}
 RATERS = {"DPO": 2, "SFT": 1, "PPO-1": 2}
 """Of each pair."""
 PAPER = {
+    "N respondents": ("272", "122", "199"),
     "human win %": ("58", "43", "17"),
     "judge (S)-human agree": ("70", "77", "86"),
     "judge (C)-human agree": ("67", "79", "85"),
@@ -222,29 +223,35 @@ def _result(
         tables=[
             Table(
                 of=SOURCE,
-                caption=f"Win rates against PPO at temperature 0 and agreement (%), 95 % intervals over pairs. "
-                f"People: {people}.",
+                caption="Win rates against PPO at temperature 0 and agreement (%), 95 % intervals over pairs. N counts "
+                f"ratings, as the paper's does. People: {people}.",
                 rows=rows,
+                shown=True,
             )
         ],
-        remarks=[f"People: {people}."],
     )
 
 
 def _values(studies: Sequence[HumanStudy], people: str) -> list[Value]:
+    note = "" if people == "asked" else " (people simulated)"
     found = []
     for study in studies:
-        place = list(COMPARED).index(study.method)
-        ours: dict[str, Interval | None] = {
+
+        def value(what: str, ours: Interval, decimals: int = 1, study: HumanStudy = study) -> Value:
+            paper = PAPER[what][list(COMPARED).index(study.method)]
+            return Value(what=f"{what}, {study.method}{note}", paper=paper, ours=ours, decimals=decimals)
+
+        shares = {
             "human win %": study.human,
             **{f"judge ({name})-human agree": interval for name, interval in study.judge_human.items()},
-            "human-human agree": study.human_human,
         }
-        for what, interval in ours.items():
-            if interval is not None:
-                note = "" if people == "asked" else " (people simulated)"
-                own = Interval(*(100 * value for value in (interval.estimate, interval.low, interval.high)))
-                found.append(Value(what=f"{what}, {study.method}{note}", paper=PAPER[what][place], ours=own))
+        if study.human_human is not None:
+            shares["human-human agree"] = study.human_human
+        found.append(value("N respondents", Interval(*[float(study.respondents)] * 3), 0))
+        found += [
+            value(what, Interval(*(100 * share for share in (own.estimate, own.low, own.high))))
+            for what, own in shares.items()
+        ]
     return found
 
 
@@ -272,7 +279,7 @@ def _claim(judge: str, judged: Sequence[JudgedPair], rated: Sequence[JudgedPair]
     return Claim(
         claim=f"Judge ({judge}) agrees with people at least as often as people with one another",
         source=SOURCE,
-        statistic=f"judge-human - human-human agreement, points of %, over {len(prompts)} pairs{simulated}",
+        statistic=f"judge-human minus human-human agreement, points of %, over {len(prompts)} pairs{simulated}",
         found=found,
         why=f"the judge sees no difference in {by_judge:.0f} % of these pairs, people in {by_people:.0f} %",
         undecidable="" if people == "asked" else "no person was asked",

@@ -27,17 +27,19 @@ import tempfile
 from dataclasses import asdict, replace
 from pathlib import Path
 
+import numpy as np
 from rich.console import Console
 
 from experiments import _results
 from experiments._alignment_cost import PIPELINES, Comparison, Pipeline, Run, inputs_of, run_pipeline
-from experiments._alignment_cost_result import result_of
+from experiments._alignment_cost_result import Shared, result_of
 from experiments._command import Command, FirstBatch
 from experiments._hindsight import Scale, Training
 from experiments._hindsight_reviews import LEAD, ReviewsTask
 from experiments._results import Result
 from experiments._sentiment import Study
 from experiments._sentiment_rlhf import RLHF
+from experiments._sentiment_start import PREFERENCES
 from experiments._stages import JSON, Report, Stages, digest
 from jaxalign import data
 
@@ -113,7 +115,9 @@ def run(comparison: Comparison, output: Path, name: str) -> Result:
 
             inputs = known | inputs_of(comparison) | {"pipeline": pipeline.name, "seed": seed}
             runs.append(Run.from_json(stages.trained(label, inputs, compute, *JSON)))
-    result = result_of(comparison, runs, start, output, preset=name, seconds=stages.seconds)
+    samples = comparison.study.prompts * comparison.study.samples_per_prompt
+    shared = Shared(samples=samples, tokens=_sampled(task), seconds=stages.took[PREFERENCES])
+    result = result_of(comparison, runs, start, shared, output, preset=name, seconds=stages.seconds)
     path = _results.save(output, result)
     stages.console.print(f"written to {path}", highlight=False, markup=False)
     return result
@@ -126,6 +130,11 @@ def first_batch(comparison: Comparison) -> FirstBatch:
         task = _task(replace(comparison, study=study), Stages(folder, console=Console(quiet=True)))
     note = "of DPO: an opening, its samples, all their pairs; sampled for this from the model as it is published"
     return FirstBatch(task.assets.examples, task.tokenizer, note)
+
+
+def _sampled(task: ReviewsTask) -> int:
+    """Tokens of the samples that preferences are made of; prefixes whose samples all tie have none."""
+    return sum(int(np.sum(example.branch > 0)) for example in task.assets.examples)
 
 
 def _task(comparison: Comparison, stages: Stages) -> ReviewsTask:

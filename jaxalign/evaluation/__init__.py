@@ -44,6 +44,7 @@ from jaxalign.evaluation._student import student_interval
 from jaxalign.evaluation._tables import (
     Percent,
     PValue,
+    Rounded,
     cell_text,
     csv_table,
     difference_rows,
@@ -89,6 +90,7 @@ __all__ = [
     "ReportText",
     "RewardAtKL",
     "RewardDifference",
+    "Rounded",
     "ScorePoint",
     "SequenceKL",
     "TieRule",

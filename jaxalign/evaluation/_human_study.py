@@ -27,6 +27,9 @@ class HumanStudy:
     human_human: Interval | None
     """Agreement of people asked about the same item; None where none had two."""
     respondents: int
+    """N as the DPO paper counts it: valid ratings, a person once for every comparison."""
+    raters: int | None = None
+    """How many people gave them; None where it is not known."""
 
 
 def human_study(
@@ -34,7 +37,7 @@ def human_study(
     *,
     judges: Mapping[str, Sequence[Outcome]],
     humans: Sequence[Sequence[Outcome]],
-    respondents: int,
+    raters: int | None = None,
     ties: TieRule = "half",
     level: float = 0.95,
     seed: int = 0,
@@ -47,7 +50,7 @@ def human_study(
         method: its name.
         judges: of each judge ``[N]`` outcomes, one an item.
         humans: ``[N]`` of each item what people said, as many as were asked.
-        respondents: how many people took part.
+        raters: how many people took part, where it is known.
         ties: in the win rates.
         level, seed: of the intervals.
 
@@ -79,7 +82,8 @@ def human_study(
             for name, found in judges.items()
         },
         human_human=agreement_within(people, level=level, seed=seed) if two > 1 else None,
-        respondents=respondents,
+        respondents=sum(outcome != "invalid" for _, outcome in said),
+        raters=raters,
     )
 
 
@@ -114,7 +118,7 @@ def human_studies(pairs: Sequence[JudgedPair], *, ties: TieRule = "half", seed: 
                 label,
                 judges={name: column for name, column in columns.items() if _comparable(column, humans, ties)},
                 humans=humans,
-                respondents=len({pair.rater for pair in own if pair.rater}),
+                raters=len({pair.rater for pair in own if pair.rater}),
                 ties=ties,
                 seed=seed,
             )
@@ -136,7 +140,7 @@ def _comparable(column: Sequence[Outcome], humans: Sequence[Sequence[Outcome]], 
 
 
 def human_study_rows(studies: Sequence[HumanStudy], *, intervals: bool = True) -> list[dict[str, object]]:
-    """The table, a column a method: win % by judges and people, agreement %, respondents.
+    """The table, a column a method: N, who gave them, win % by judges and people, agreement %.
 
     A cell of human-human agreement stays empty where no item had two people. ``intervals=False`` prints whole
     percentages alone, as the paper does.
@@ -152,6 +156,8 @@ def human_study_rows(studies: Sequence[HumanStudy], *, intervals: bool = True) -
         return {"": label} | {study.method: shown(value) for study, value in zip(studies, values, strict=True)}
 
     rows: list[dict[str, object]] = [{"": "N respondents"} | {study.method: study.respondents for study in studies}]
+    if any(study.raters is not None for study in studies):
+        rows.append({"": "raters"} | {study.method: study.raters for study in studies})
     rows += [row(f"judge ({name}) win %", [study.judges.get(name) for study in studies]) for name in names]
     rows.append(row("human win %", [study.human for study in studies]))
     rows += [row(f"judge ({name})-human agree", [study.judge_human.get(name) for study in studies]) for name in names]

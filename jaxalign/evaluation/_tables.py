@@ -13,6 +13,7 @@ from jaxalign.evaluation._frontier_area import FrontierArea
 __all__ = [
     "PValue",
     "Percent",
+    "Rounded",
     "csv_table",
     "difference_rows",
     "frontier_area_rows",
@@ -45,10 +46,18 @@ class Percent:
         return 100 * self.share
 
     def __str__(self) -> str:
-        value, digits = self.value, self.decimals
-        if isinstance(value, Interval):
-            return f"{value.estimate:.{digits}f} [{value.low:.{digits}f}, {value.high:.{digits}f}]"
-        return f"{value:.{digits}f}"
+        return _fixed(self.value, self.decimals)
+
+
+@dataclass(frozen=True)
+class Rounded:
+    """A number, or an interval, shown with as many decimals as its unit asks for."""
+
+    value: float | Interval
+    decimals: int
+
+    def __str__(self) -> str:
+        return _fixed(self.value, self.decimals)
 
 
 @dataclass(frozen=True)
@@ -143,7 +152,7 @@ def csv_table(rows: Sequence[Row]) -> str:
     for row in rows:
         out: dict[str, object] = {}
         for name, value in row.items():
-            value = value.value if isinstance(value, Percent | PValue) else value
+            value = value.value if isinstance(value, Percent | PValue | Rounded) else value
             if isinstance(value, Interval):
                 out |= {name: value.estimate, f"{name} low": value.low, f"{name} high": value.high}
             else:
@@ -183,6 +192,12 @@ def cell_text(value: object) -> str:
     if value is None:
         return ""
     return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _fixed(value: float | Interval, digits: int) -> str:
+    if isinstance(value, Interval):
+        return f"{value.estimate:z.{digits}f} [{value.low:z.{digits}f}, {value.high:z.{digits}f}]"
+    return f"{value:z.{digits}f}"
 
 
 def _columns(rows: Sequence[Row]) -> list[str]:

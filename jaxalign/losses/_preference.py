@@ -85,7 +85,7 @@ def dpo(
 def unweighted_dpo(
     policy_chosen: Array, policy_rejected: Array, reference_chosen: Array, reference_rejected: Array, *, beta: float
 ) -> Array:
-    """DPO's gradient with its weight sigmoid(-beta h) replaced by 1: the ablation that degenerates.
+    """DPO's gradient with its weight sigmoid(-beta h) replaced by 1: the ablation that degenerates in the paper.
 
         L = -beta h,    gradient -beta (grad log pi(y_w) - grad log pi(y_l))
 

@@ -151,7 +151,7 @@ def test_people_beside_judges_make_the_papers_table(evaluate, tmp_path):
     files = toy.write_jsonl(tmp_path / "s.jsonl", rows), toy.write_jsonl(tmp_path / "people.jsonl", people)
     out, _ = evaluate("--verdicts", f"S={files[0]}", files[1])
     found = {row[""]: row["DPO"] for row in rows_of(out / "human_study.csv")}
-    assert found["N respondents"] == "2"
+    assert (found["N respondents"], found["raters"]) == ("18", "2")
     assert float(found["judge (S) win %"]) == pytest.approx(100 * 8 / 12, abs=FLOAT64)
     assert float(found["human win %"]) == pytest.approx(50, abs=FLOAT64)
     assert float(found["judge (S)-human agree"]) == pytest.approx(100 * 15 / 18, abs=FLOAT64)

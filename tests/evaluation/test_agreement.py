@@ -143,7 +143,8 @@ def test_what_has_no_agreement_is_one_clear_error(call, message):
 def test_a_study_by_hand():
     humans = [["win", "win"], ["lose", "win"], ["win"], ["invalid", "lose"]]
     judges = {"S": ["win", "lose", "lose", "lose"], "C": ["win", "tie", "invalid", "lose"]}
-    found = human_study("DPO", judges=judges, humans=humans, respondents=5)
+    found = human_study("DPO", judges=judges, humans=humans, raters=5)
+    assert (found.respondents, found.raters) == (6, 5)  # one of seven ratings is invalid
     assert found.human.estimate == pytest.approx(4 / 6, abs=FLOAT64)
     assert found.judges["S"].estimate == 0.25
     assert found.judges["C"].estimate == pytest.approx(1.5 / 3, abs=FLOAT64)
@@ -152,7 +153,7 @@ def test_a_study_by_hand():
     assert found.human_human is not None
     assert found.human_human.estimate == 0.5
     with pytest.raises(InputError, match="judge S has 1 items, people have 4"):
-        human_study("DPO", judges={"S": ["win"]}, humans=humans, respondents=5)
+        human_study("DPO", judges={"S": ["win"]}, humans=humans, raters=5)
 
 
 def test_opponents_and_axes_are_columns_of_their_own():
@@ -170,14 +171,14 @@ def test_opponents_and_axes_are_columns_of_their_own():
     assert (first.method, second.method, third.method) == ("DPO against PPO", "DPO against SFT", "DPO against Base")
     assert [list(one.judges) for one in (first, second, third)] == [["S"], ["S", "T"], []]
     assert first.judge_human["S"].estimate == pytest.approx(2 / 3, abs=FLOAT64)
-    assert (first.human.estimate, first.respondents) == (1.0, 1)
+    assert (first.human.estimate, first.respondents, first.raters) == (1.0, 3, 1)
     assert human_studies([one for one in pairs if not one.rater]) == []
     unnamed = [replace(one, judge="") for one in pairs]  # people are told by their names
     assert human_studies(unnamed)[0].judge_human[""] == first.judge_human["S"]
 
 
 def test_one_person_an_item_leaves_the_cell_empty():
-    found = human_study("SFT", judges={"S": ["win", "lose"]}, humans=[["win"], ["win"]], respondents=2)
+    found = human_study("SFT", judges={"S": ["win", "lose"]}, humans=[["win"], ["win"]], raters=2)
     assert found.human_human is None
     last = human_study_rows([found])[-1]
     assert last == {"": "human-human agree", "SFT": None}

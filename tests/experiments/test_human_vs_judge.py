@@ -89,7 +89,8 @@ def test_people_by_the_study_page(tmp_path, capsys):
     result = _results.load(output)
     table = cells(result)
     assert [table["human win %"][name].split()[0] for name in ("DPO", "SFT", "PPO-1")] == ["100.0", "100.0", "0.0"]
-    assert [table["N respondents"][name] for name in ("DPO", "SFT", "PPO-1")] == ["2", "1", "2"]
+    assert [table["N respondents"][name] for name in ("DPO", "SFT", "PPO-1")] == ["16", "8", "16"]
+    assert [table["raters"][name] for name in ("DPO", "SFT", "PPO-1")] == ["2", "1", "2"]
     assert table["human-human agree"]["SFT"] == ""
     assert table["human-human agree"]["DPO"].startswith("100.0")
     assert "simulated" not in result.tables[0].caption

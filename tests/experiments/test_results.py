@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 
 from experiments import _results, report
+from experiments._report_tables import readme_tables
 from experiments._results import Claim, Figure, Result, Table, Value, difference_over_seeds, mean_over_seeds
 from jaxalign import evaluation
 from jaxalign.errors import InputError
 from jaxalign.evaluation import Interval
+from tests.markdown import ROOT
 from tests.tolerances import COVERAGE
 
 
@@ -24,9 +26,15 @@ def result(folder, **fields):
     return Result(
         experiment="imdb", preset="mini", title="Sentiment <b>", setting="a model", judges={"S": "a scorer"}, seeds=3,
         seconds=90.0, values=[Value(what="win rate", paper="61 %", ours=Interval(0.5, 0.4, 0.6), seeds=3)],
-        claims=[claim(0.1, 0.3, (0.1, 0.2)), claim(-0.3, -0.1, why="too small")],
-        figures=[Figure(of="figure 2", caption="a curve", file="curve.svg")],
-        tables=[Table(of="table 1", caption="rows", rows=[{"win": evaluation.Percent(0.25), "n": 3, "x": 0.12345}])],
+        claims=[claim(0.1, 0.3, (0.1, 0.2)), claim(-0.3, -0.1, why="too small", decimals=2)],
+        figures=[
+            Figure(of="figure 2", caption="a curve", file="curve.svg", image="imdb.png"),
+            Figure(of="", caption="the same", file="curve.svg"),
+        ],
+        tables=[
+            Table(of="table 2", caption="kept rows", rows=[{"b": 1}], shown=True),
+            Table(of="table 1", caption="rows", rows=[{"win": evaluation.Percent(0.25), "n": 3, "x": 0.12345}]),
+        ],
         remarks=["One thing."],
         **fields,
     )  # fmt: skip
@@ -59,10 +67,7 @@ def test_a_verdict_takes_interval_and_seeds(found, by_seed, verdict):
 )
 def test_what_keeps_a_claim_undecided_is_said(found, by_seed, reason):
     assert claim(*found, by_seed, why="why").reason == reason
-    assert report.claim_rows([Result(
-        experiment="a", preset="mini", title="", setting="", judges={}, seeds=1, seconds=0.0,
-        claims=[claim(*found, by_seed)],
-    )])[0]["why"] == reason.removesuffix("why").removesuffix("; ")  # fmt: skip
+    assert claim(*found, by_seed).reason == reason.removesuffix("why").removesuffix("; ")
 
 
 def test_what_no_number_can_decide():
@@ -113,7 +118,7 @@ def test_a_result_comes_back(tmp_path):
     found = _results.load(tmp_path)
     assert [one.verdict for one in found.claims] == ["holds", "reversed"]
     assert (found.values, found.figures, found.judges) == (kept.values, kept.figures, kept.judges)
-    assert found.tables[0].rows == [{"win": "25.0", "n": "3", "x": "0.123"}]
+    assert found.tables[1].rows == [{"win": "25.0", "n": "3", "x": "0.123"}]
     assert not list(tmp_path.glob("*.tmp"))
     value = json.loads(path.read_text())
     del value["seeds"]
@@ -150,8 +155,17 @@ def test_the_page_and_the_tables(tmp_path, capsys):
     assert tables.startswith("before")
     assert tables.endswith("after\n")
     assert "what stood here" not in tables
-    for words in ("A \\| B", "holds", "too small", "61 %", "0.500 [0.400, 0.600]", "`imdb`", "S: a scorer"):
+    for words in (
+        "| 1 | A \\| B | 0.2 [0.1, 0.3] | 2 | holds |",
+        "| 2 | A \\| B | -0.20 [-0.30, -0.10] | 1 | reversed |",
+        "2. Difference (paper). Too small.",
+        "| win rate | 61 % | 0.5 [0.4, 0.6] | 3 |",
+        "S: a scorer",
+        "kept rows (table 2):",
+        "(../docs/images/imdb.png)",
+    ):
         assert words in tables
+    assert "rows (table 1)" not in tables
     report.main([str(runs / "imdb"), "--output", str(page), "--readme", str(readme)])
     assert readme.read_text() == tables
 
@@ -170,3 +184,31 @@ def test_what_the_report_refuses(tmp_path, missing, capsys):
     said = capsys.readouterr().err
     assert ("holds no result.json" if missing == "runs" else "needs a line") in said
     assert readme.read_text() == "no marks\n"
+
+
+def test_kept_results_need_no_run(tmp_path):
+    """What is kept of a result makes the same tables, and a page with the figures that are kept."""
+    runs, kept, images = tmp_path / "runs" / "imdb", tmp_path / "kept" / "results", tmp_path / "kept" / "images"
+    runs.mkdir(parents=True)
+    _results.save(runs, result(runs))
+    marks = f"{report.BEGIN}\n{report.END}\n"
+    for name, source in (("first", runs), ("second", kept)):
+        (tmp_path / f"{name}.md").write_text(marks)
+        arguments = [str(source), "--output", str(tmp_path / f"{name}.html"), "--keep", str(kept)]
+        report.main([*arguments, "--images", str(images), "--readme", str(tmp_path / f"{name}.md")])
+    assert (tmp_path / "first.md").read_text() == (tmp_path / "second.md").read_text() != marks
+    assert [file.name for file in images.iterdir()] == ["imdb.png"]
+    assert "data:image/png;base64," in (tmp_path / "second.html").read_text()
+    (runs / "curve.png").unlink()
+    with pytest.raises(InputError, match=r"result of imdb: there is no figure .*curve\.png"):
+        _results.keep(runs, _results.load(runs), kept, images)
+
+
+def test_the_readme_is_written_from_the_kept_results():
+    kept = [one for _, one in report.find([ROOT / "experiments" / "results"])]
+    readme = (ROOT / "experiments" / "README.md").read_text(encoding="utf-8")
+    _, _, marked = readme.partition(report.BEGIN)
+    assert marked.partition(report.END)[0].strip() == readme_tables(kept).strip()
+    for one in kept:
+        for claim in one.claims:
+            assert claim.verdict == "holds" or claim.why, f"{one.experiment}: {claim.claim}: why?"

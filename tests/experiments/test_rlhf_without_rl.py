@@ -9,7 +9,7 @@ import pytest
 
 from experiments import _results
 from experiments._alignment_cost import PIPELINES, Part, Point, Run
-from experiments._alignment_cost_result import result_of
+from experiments._alignment_cost_result import Shared, result_of
 from experiments._hindsight import Scale
 from experiments._model_sizes import count_parameters
 from experiments.rlhf_without_rl import PRESETS, main, run
@@ -57,6 +57,10 @@ def test_three_pipelines_to_a_target_that_none_reaches(tmp_path, comparison, cap
     size = 4 * count_parameters(jax.eval_shape(lambda: models.init(CONFIG, jax.random.key(0))))
     assert 3 * size <= dpo.held_bytes < 8 * size <= ppo.held_bytes
     assert not list((output / "runs").glob("*/*"))
+    *_, shared = first.tables[0].rows
+    study = comparison.study
+    most = study.prompts * study.samples_per_prompt * study.max_new_tokens
+    assert 0 < int(str(shared["tokens generated"]).replace(",", "")) <= most
     row = next(row for row in first.tables[0].rows if row["method"] == "PPO")
     assert row["models held"] == "4: policy, critic, reference, reward"
     assert row["target reached"] == "0 of 2 seeds"
@@ -104,14 +108,14 @@ def test_claims_and_table_follow_the_runs(tmp_path, comparison):
         for pipeline, seconds, generated in ((dpo, 2.0, 0), (coh, 4.0, 0), (ppo, 7.0, 5000))
         for seed in (0, 1)
     ]
-    found = result_of(comparison, runs, [0.5, 0.5, 0.5], tmp_path, preset="paper", seconds=1.0)
+    shared = Shared(samples=40, tokens=1234, seconds=4.1)
+    found = result_of(comparison, runs, [0.5, 0.5, 0.5], shared, tmp_path, preset="paper", seconds=1.0)
     verdicts = {claim.claim: claim.verdict for claim in found.claims}
     assert verdicts == {
         "DPO takes less time than PPO": "holds",
         "CoH takes less time than PPO": "holds",
         "CoH takes less time than DPO": "reversed",
         "PPO generates more tokens than DPO": "holds",
-        "PPO holds more in memory than DPO": "holds",
         "Chain of Hindsight reaches at least DPO's score": "undecided",
     }
     # By hand: two seeds have one degree of freedom, and Student's quantile is 12.7.
@@ -119,7 +123,10 @@ def test_claims_and_table_follow_the_runs(tmp_path, comparison):
     time = next(claim.found for claim in found.claims if claim.claim == "DPO takes less time than PPO")
     reach = 12.706204736174694 * abs(own[0] - own[1]) / 2
     np.testing.assert_allclose([time.low, time.high], [own.mean() - reach, own.mean() + reach], rtol=FLOAT64)
-    assert [row["time / DPO's"] for row in found.tables[0].rows] == ["1.00", "1.98", "3.93"]
+    rows = found.tables[0].rows
+    assert [row["time / DPO's"] for row in rows] == ["1.00", "1.98", "3.93", "2.00"]
+    assert [row["memory / DPO's"] for row in rows[:3]] == ["1.00", "0.50", "2.00"]
+    assert rows[-1]["tokens generated"] == "1,234"
     assert (tmp_path / "cost.svg").stat().st_size > 0
     assert _results.save(tmp_path, found).is_file()
 
