@@ -234,10 +234,11 @@ def _areas(
             curves = [_curve(study, name, method.setting, start, results[method].points) for method in group]
             setting = re.sub(r",? ?seed \d+$", "", group[0].label)
             first = [float(np.mean(results[method].points[0].kl)) for method in group]
-            why = ""
-            if max(first) > budgets[1] / 2:
-                at = f"{name}'s first measured points lie at {_range(first)} nats"
-                why = f"{at}; below them its line is straight from the start model"
+            inside = [_within(runs, budgets[1]) for runs in ([results[method] for method in group], dpo)]
+            why = (
+                f"a run of {name} was measured {inside[0]} times in that range, first at {_range(first)} nats, one of "
+                f"DPO {inside[1]}; between measurements lines are straight"
+            )
             found.append(claim(name, f"{setting}, seed against seed; {_OVER}", curves, source=FIGURE, why=why))
         elif group:
             whole = [method for method in results if method.name == name and not method.repeat]
@@ -259,6 +260,12 @@ def _areas(
         )
         found.append(claim(BEST_OF_N, versus, [curve] * len(dpo), source="", why=why))
     return found
+
+
+def _within(runs: Sequence[Run], most: float) -> str:
+    """How often a run was measured at no more than so many nats: "2", or "1 to 3" where runs differ."""
+    counts = {sum(float(np.mean(point.kl)) <= most for point in run.points) for run in runs}
+    return " to ".join(str(count) for count in sorted({min(counts), max(counts)}))
 
 
 def _curve(

@@ -87,6 +87,12 @@ class RLHF(RewardAndPPO):
     """Updates after which it is measured as well: while its KL is still small."""
 
     @property
+    def inputs(self) -> dict[str, Any]:
+        """Without what is at its default and came later: runs that are kept stay what they are."""
+        values = super().inputs
+        return values if self.early else {name: value for name, value in values.items() if name != "early"}
+
+    @property
     def measure_every(self) -> int:
         """Updates between measurements."""
         return max(1, -(-self.updates // self.points))

@@ -2,7 +2,7 @@
 
     python -m experiments.coh_dialogue --preset mini --output-dir runs/coh-dialogue
         SmolLM2-135M-Instruct and PIQA (a goal, the right way and the wrong one), packaged, written as a dialogue of one
-        turn; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, 11 to 13 minutes.
+        turn; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, some 11 minutes.
         They leave no time for RLHF, a seed of which costs several of the other rows' (four, in coh_sentiment):
         --rlhf-seeds 0 1 2 adds that row, whose numbers were not tried out.
     python -m experiments.coh_dialogue --preset hh --output-dir runs/coh-dialogue-hh

@@ -2,7 +2,7 @@
 
     python -m experiments.coh_summarization --preset mini --output-dir runs/coh-summarization
         SmolLM2-135M-Instruct and XSum, packaged; the feedback is ROUGE-L against the reference, of the reference and
-        two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, 11 to 13
+        two summaries of its own; the pretraining text is packaged IMDb reviews. Three seeds, two CPU cores, some 11
         minutes. They leave no time for RLHF, a seed of which costs several of the other rows' (four, in coh_sentiment):
         --rlhf-seeds 0 1 2 adds that row, whose numbers were not tried out.
     python -m experiments.coh_summarization --preset gpu --output-dir runs/coh-summarization-gpu

@@ -9,11 +9,11 @@ on another model's pairs ("can use other good data").
 
     python -m experiments.imdb_sentiment --preset mini --output-dir runs/demo-frontier      (make demo-frontier)
         A 0.85M-parameter model, packaged; two CPU cores, about 11 minutes. The runs of the figure and the ablations,
-        three seeds where a claim is made. Expect DPO's frontier above those of PPO-GT, Preferred-FT and Unlikelihood
-        over 0 to 6 nats of KL (against PPO with a learned reward the interval holds 0), Best-of-4's above DPO's; PPO's
-        best reward, at more KL, above DPO's; other pairs to help; without the weight of DPO's gradient text that is
-        less likely under the start model. The reward model orders .60 of the held-out preferences; text is garbled at
-        this size: methods, not fluency.
+        three seeds where a claim is made. Expect DPO's frontier above those of Preferred-FT and Unlikelihood over 0 to
+        6 nats of KL (against PPO and PPO-GT it is in every seed, and the intervals hold 0), Best-of-4's above DPO's;
+        PPO's best reward, at more KL, above DPO's; other pairs to help; without the weight of DPO's gradient text that
+        is less likely under the start model. The reward model orders .60 of the held-out preferences; text is garbled
+        at this size: methods, not fluency.
     python -m experiments.imdb_sentiment --preset demo --output-dir runs/demo               (make demo)
         SmolLM2-135M-Instruct, packaged, its top six layers; two CPU cores, about 10 minutes after the install. DPO
         moves the judge up while the text stays fluent; few runs, no claim.
