@@ -148,9 +148,13 @@ def test_dialogues_as_the_paper_preset_has_them(tmp_path, model, text, capsys):
     assert assert_kept(lambda: coh_dialogue.run(table, output, "paper"), output, capsys) == found
 
     result = _results.load(output)
-    assert [claim.claim for claim in result.claims] == [f"CoH is above {row}" for row in (BASE, "SFT-U", RLHF_ROW)]
+    *order, steers = result.claims
+    assert [claim.claim for claim in order] == [f"CoH is above {row}" for row in (BASE, "SFT-U", RLHF_ROW)]
+    assert (steers.claim, steers.source) == ("The words steer CoH", "")
+    assert steers.found.estimate == pytest.approx(np.mean(steers.by_seed))
+    assert "after good words" in steers.why
     assert all(len(claim.by_seed) == 2 for claim in result.claims)
-    assert [claim.undecidable for claim in result.claims] == ["", "", f"one training seed of {RLHF_ROW}"]
+    assert [claim.undecidable for claim in order] == ["", "", f"one training seed of {RLHF_ROW}"]
     assert [value.paper for value in result.values] == ["43.8", "42.3", "81.2", "68.8"]
     assert [value.seeds for value in result.values] == [1, 2, 2, 1]
     pairwise = result.tables[1].rows

@@ -64,7 +64,7 @@ def test_a_claim_is_positive_where_the_paper_is_right():
     assert (repeated.verdict, repeated.found.estimate) == ("undecided", 0.0)
     assert "DPO 0." in repeated.why
     assert not perplexity.why
-    assert not reward.why
+    assert "the best points lie at 3.0 nats (DPO) and 3.0 (PPO)" in reward.why
     chance = {"accuracy": 0.51, "low": 0.48, "high": 0.55}
     blamed = {claim.claim for claim in claims(STUDY, start, results, calibration=chance) if "chance" in claim.why}
     assert blamed == {reward.claim, "DPO's frontier lies above that of PPO"}
