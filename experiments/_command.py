@@ -64,17 +64,18 @@ class Command(Generic[C]):
         """Parse and run; what is wrong or fails, and a stop, are one line on stderr and an exit status."""
         sys.excepthook = said_once
         config: C | None = None
+        dry = False
         try:
             flags = self.parse(arguments)
-            config = flags.config
-            if flags.dry_run:
+            config, dry = flags.config, flags.dry_run
+            if dry:
                 _show(config, flags.preset, self.first_batch(config))
             else:
                 with _terminated():
                     self.run(config, flags.output_dir, flags.preset)
-        except KeyboardInterrupt as stopped:
-            status = 143 if isinstance(stopped, _Terminated) else 130
-            sys.exit(complain(self.name, "stopped; the same command goes on with the stage that was running", status))
+        except KeyboardInterrupt:  # of SIGTERM too, and of a training run that was stopped between two steps
+            goes_on = "" if dry else "; the same command goes on with the stage that was running"
+            sys.exit(complain(self.name, f"stopped{goes_on}", 130))
         except Exception as error:
             sys.exit(end(self.name, error, _flags(config)))
 
@@ -112,16 +113,12 @@ def _flags(config: Any, prefix: str = "--") -> Iterator[str]:
         yield from _flags(inside, f"{flag}.") if dataclasses.is_dataclass(inside) else (flag,)
 
 
-class _Terminated(KeyboardInterrupt):
-    """SIGTERM came."""
-
-
 @contextlib.contextmanager
 def _terminated() -> Iterator[None]:
     """SIGTERM, by which schedulers and preempted machines stop a process, ends it as Ctrl-C does, with a word."""
 
     def stop(*_: object) -> None:
-        raise _Terminated
+        raise KeyboardInterrupt
 
     before = signal.signal(signal.SIGTERM, stop)
     try:

@@ -166,9 +166,10 @@ def _claims(study: Study, scores: _Scores, reward_accuracy: Sequence[Interval]) 
     own = scores(DPO, at)
     fifty = np.full(own.shape, 50.0)
     level = "one that is exactly as good stands at 0"
-    accuracies = sorted(f"{100 * accuracy.estimate:.0f}" for accuracy in reward_accuracy)
+    accuracies = sorted(accuracy.estimate for accuracy in reward_accuracy)
+    ends = dict.fromkeys(f"{100 * one:.1f}" for one in (accuracies[0], accuracies[-1]))
     picks = f"the best of {study.best_of[-1]} is picked by reward models right about "
-    picks += f"{' to '.join(dict.fromkeys((accuracies[0], accuracies[-1])))} % of held-out pairs"
+    picks += f"{' to '.join(ends)} % of held-out pairs"
     claims = [
         claim(
             "DPO improves over the chosen answers", f"DPO at temperature {at:g} minus 50", where,

@@ -33,7 +33,7 @@ def claims_of(task: Task, table: Any, results: Mapping[str, Sequence[Measured]])
         found[method] = Claim(
             claim=f"CoH is above {method}", source=task.paper.source if method in task.paper.scores else "",
             statistic=f"{task.unit}, CoH minus {method}; over items and seeds", found=difference, by_seed=by_seed,
-            decimals=task.decimals, why="" if shown else _spent(table, results, method),
+            decimals=task.decimals, why="" if shown else _spent(table, results, method, against=True),
             undecidable=f"one training seed of {' and of '.join(alone)}" if alone else "",
         )  # fmt: skip
     return found
@@ -59,11 +59,12 @@ def steering_claims(task: Task, table: Any, results: Mapping[str, Sequence[Measu
     return found
 
 
-def _spent(table: Any, results: Mapping[str, Sequence[Measured]], method: str) -> str:
-    """What there is to see a difference with."""
+def _spent(table: Any, results: Mapping[str, Sequence[Measured]], method: str, *, against: bool = False) -> str:
+    """What there is to see a difference with; ``against``: CoH is compared with the method."""
     outputs, items = table.training.steps * table.training.outputs, len(results[method][0]["score"])
     own = "; RLHF's budget is its own" if method == RLHF_ROW else ""
-    return f"{items} items; {outputs} outputs to learn from, for CoH half of them the worse ones{own}"
+    half = f", for {COH} half of them the worse ones" if against and not method.startswith(COH) else ""
+    return f"{items} items; {outputs} outputs to learn from{half}{own}"
 
 
 def write_result(

@@ -7,15 +7,23 @@ from collections.abc import Sequence
 from experiments._results import Figure, Result, Table
 from jaxalign import evaluation
 
-__all__ = ["VERDICTS", "about", "claim_notes", "claim_rows", "overview_rows", "readme_tables", "titled", "value_rows"]
+__all__ = [
+    "VERDICTS",
+    "about",
+    "claim_notes",
+    "claim_rows",
+    "overview_rows",
+    "readme_tables",
+    "titled",
+    "value_rows",
+    "value_title",
+]
 
 VERDICTS = (
     "A statistic is positive if the claim is true. It holds where its 95 % interval and the values in all training "
     "seeds lie above 0, is reversed where all lie below, and is undecided else, as it is where a trained method has "
     "one seed, or where it is of people and none was asked. So many intervals have no joint guarantee."
 )
-IMAGES = "../docs/images"
-"""From ``experiments/README.md``."""
 _WIDTH = 120
 
 
@@ -42,13 +50,22 @@ def claim_notes(result: Result) -> list[str]:
     ]
 
 
+def value_title(result: Result) -> str:
+    """What the table of ``value_rows`` shows."""
+    return "The paper's numbers beside ours" if _printed(result) else "Numbers, of which the paper prints none"
+
+
 def value_rows(result: Result) -> list[dict[str, object]]:
-    """The paper's numbers beside ours."""
+    """The paper's numbers, where it prints any, beside ours."""
     return [
-        {"what": value.what, "paper": value.paper or "-", "ours": value.shown,
+        {"what": value.what, **({"paper": value.paper or "-"} if _printed(result) else {}), "ours": value.shown,
          "seeds": value.seeds}
         for value in result.values
     ]  # fmt: skip
+
+
+def _printed(result: Result) -> bool:
+    return any(value.paper not in ("", "-") for value in result.values)
 
 
 def overview_rows(results: Sequence[Result]) -> list[dict[str, object]]:
@@ -77,8 +94,8 @@ def titled(shown: Figure | Table) -> str:
     return f"{_sentence(shown.caption)} ({shown.of})" if shown.of else shown.caption
 
 
-def readme_tables(results: Sequence[Result]) -> str:
-    """What stands between the marks."""
+def readme_tables(results: Sequence[Result], images: str = "../docs/images") -> str:
+    """What stands between the marks; ``images``: the figures' folder, from the file's."""
     parts = [_wrapped(VERDICTS), evaluation.markdown_table(overview_rows(results))]
     for result in results:
         parts += [f"### {result.title}", f"    python -m experiments.{result.experiment} --preset {result.preset}"]
@@ -88,13 +105,13 @@ def readme_tables(results: Sequence[Result]) -> str:
             parts.append(evaluation.markdown_table(claim_rows(result)))
             parts.append("\n".join(_wrapped(note, f"{number}. ") for number, note in notes))
         if result.values:
-            parts += ["The paper's numbers beside ours:", evaluation.markdown_table(value_rows(result))]
+            parts += [f"{value_title(result)}:", evaluation.markdown_table(value_rows(result))]
         for table in result.tables:
             if table.shown:
                 parts += [_wrapped(titled(table) + ":"), evaluation.markdown_table(table.rows)]
         for figure in result.figures:
             if figure.image:
-                parts += [_wrapped(titled(figure) + ":"), f"![{_plain(figure.caption)}]({IMAGES}/{figure.image})"]
+                parts += [_wrapped(titled(figure) + ":"), f"![{_plain(figure.caption)}]({images}/{figure.image})"]
     return "\n\n".join(part.strip("\n") for part in parts) + "\n"
 
 

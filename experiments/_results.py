@@ -28,6 +28,7 @@ __all__ = [
     "Value",
     "Verdict",
     "difference_over_seeds",
+    "finished",
     "keep",
     "load",
     "mean_over_seeds",
@@ -253,6 +254,11 @@ def _write(path: Path, value: dict[str, Any]) -> Path:
     temporary.write_text(json.dumps(value, indent=1, ensure_ascii=False) + "\n", encoding="utf-8")
     temporary.replace(path)
     return path
+
+
+def finished(output: Path, preset: str) -> bool:
+    """Whether this preset came to its end here before."""
+    return (output / _FILE).is_file() and load(output).preset == preset
 
 
 def load(path: Path) -> Result:

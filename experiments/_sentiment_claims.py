@@ -127,6 +127,11 @@ def values(
             interval, _ = difference_over_seeds(rows, np.tile(start.by_prefix("judge"), (len(rows), 1)))
             what = f"independent judge's P(positive) minus start, {name}, beta {study.dpo_seeds_at:g}"
             found.append(Value(what=what, ours=interval, seeds=len(rows), decimals=3))
+    dpo, unweighted = _group(results, DPO), _group(results, UNWEIGHTED)
+    if dpo and unweighted:
+        interval, _ = difference_over_seeds(_rows(unweighted, "judge"), _rows(dpo, "judge"))
+        what = f"independent judge's P(positive), {UNWEIGHTED} minus {DPO}, beta {study.dpo_seeds_at:g}"
+        found.append(Value(what=what, ours=interval, seeds=min(len(dpo), len(unweighted)), decimals=3))
     found += [
         Value(
             what=f"win rate against {point.against}, {point.method} at temperature {point.temperature:g} (%)",

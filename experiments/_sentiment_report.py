@@ -119,9 +119,9 @@ class _Parts:
         evaluation.save_figure(figure, self.output / name)
         self.figures.append(Figure(of=of, caption=caption, file=f"{name}.svg", image=image))
 
-    def table(self, caption: str, rows: Sequence[Mapping[str, object]], of: str = "") -> None:
+    def table(self, caption: str, rows: Sequence[Mapping[str, object]], of: str = "", *, shown: bool = False) -> None:
         if rows:
-            self.tables.append(Table(of=of, caption=caption, rows=[_in_nats(row) for row in rows]))
+            self.tables.append(Table(of=of, caption=caption, rows=[_in_nats(row) for row in rows], shown=shown))
 
 
 def _frontier(
@@ -172,7 +172,8 @@ def _frontier(
         if baseline in names and "DPO" in names
         for row in evaluation.reward_difference_at_kl(measured, "DPO", baseline, study.compare_at, seed=study.seed)
     ]
-    parts.table("DPO against the others at equal KL", evaluation.difference_rows(compared), FIGURE)
+    caption = "DPO against the others at equal KL; one seed, intervals over prefixes"
+    parts.table(caption, evaluation.difference_rows(compared), FIGURE, shown=True)
     return areas
 
 

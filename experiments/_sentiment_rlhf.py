@@ -13,6 +13,7 @@ from experiments._stages import JSON, Report
 from experiments.assets.prompts import Prompt
 from jaxalign import data, evaluation, models, recipes
 from jaxalign.data import Example
+from jaxalign.errors import InputError
 from jaxalign.models import ModelConfig, RewardModel
 from jaxalign.recipes import FitConfig, PPOFitConfig, RewardObjective
 from jaxalign.sampling import TextReward
@@ -85,6 +86,10 @@ class RLHF(RewardAndPPO):
     """Measurements along a run, the last at its end."""
     early: tuple[int, ...] = ()
     """Updates after which it is measured as well: while its KL is still small."""
+
+    def __post_init__(self) -> None:
+        if not all(0 < step <= self.updates for step in self.early):
+            raise InputError(f"--rlhf.early: updates are 1 to {self.updates}, not {' '.join(map(str, self.early))}")
 
     @property
     def inputs(self) -> dict[str, Any]:

@@ -119,6 +119,7 @@ class Stages:
         """A ``stage`` that trains; ``compute`` also gets a folder for what a run that is killed goes on from.
 
         It is named as the stage's own, in ``runs`` beside ``root``, and removed once the stage is kept.
+        The seconds of a stage that was killed and gone on with are those of the process that ended it.
         """
         folder = self.root.parent / "runs" / self.folder(name, inputs).name
         found = self.stage(name, inputs, lambda report: compute(report, folder), save, load)

@@ -5,7 +5,7 @@ two dialogues: how often a judge prefers the answer to the dataset's chosen one,
 over training.
 
     python -m experiments.hh_dialogue --preset mini --output-dir runs/hh-dialogue
-        A 0.85M-parameter model and film reviews as dialogues, packaged; three seeds; two CPU cores, about 8 minutes.
+        A 0.85M-parameter model and film reviews as dialogues, packaged; three seeds; two CPU cores, about 5 minutes.
         The preferences are human text, as HH's are; what is better about an answer is that it is positive, and the
         judge is a sentiment model that was fitted on other reviews. At temperature 0.7: DPO 61.5 % [53.5, 69.4], Best
         of 16 53.6 %, Preferred-FT 42.7 %, the base model 29.9 %; text is garbled at this size.
@@ -38,7 +38,7 @@ from experiments._hh_data import Dialogues, load_dialogues
 from experiments._hh_judge import Answers, JudgeSettings, SeededPair, check_judge, judge_answers, make_judge
 from experiments._hh_report import BASE, DPO, REJECTED, Found, best_of, write
 from experiments._hindsight_tasks import load_model
-from experiments._results import Result
+from experiments._results import Result, finished
 from experiments._stages import JSON, JSON_LINES, TREE, Report, Stages, digest
 from experiments.assets import glassllm, smollm2
 from jaxalign import data, recipes
@@ -124,7 +124,7 @@ PRESETS = {
 def run(study: Study, output: Path, name: str) -> Result:
     """All stages, then the report."""
     cache = output / "verdicts.sqlite"
-    if not cache.exists():  # where all is judged already, no key is needed
+    if not finished(output, name):  # to report again what is judged, no key is needed
         check_judge(study.judge)
     total = 4 * len(study.seeds) + 2 + (study.judge.kind == "sentiment")
     stages = Stages(output / "stages", total=total, console=Console())

@@ -7,7 +7,7 @@ sizes, above them from there on, and rising fastest.
     python -m experiments.model_scaling --preset mini --output-dir runs/model-scaling
         Four models of 40 to 670 thousand parameters, trained from scratch on packaged IMDb reviews, then on
         their own samples, rated by a sentiment model and scored by a judge that saw none of its data; two CPU cores,
-        three seeds, some 8 minutes. Text is garbled at this size: it shows sentiment, not fluency.
+        three seeds, some 6 minutes. Text is garbled at this size: it shows sentiment, not fluency.
     python -m experiments.model_scaling --preset gpu --output-dir runs/model-scaling-gpu
         Pythia 70M to 1B from a hub, packaged reviews; one GPU with 80 GB, some hours. It has not been run.
     python -m experiments.model_scaling --preset paper --output-dir runs/model-scaling-paper

@@ -10,9 +10,11 @@ with ``--keep`` what it shows of them is written to that folder, a small file ea
 ``python -m experiments.report experiments/results --readme experiments/README.md`` then needs no run.
 """
 
+import os
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -40,9 +42,9 @@ class ReportConfig:
     output: Path = Path("runs/experiments/report.html")
     """The page."""
     readme: Path | None = None
-    """A Markdown file whose tables are written anew."""
+    """A Markdown file whose tables are written anew; with ``keep``, of all that is kept there."""
     keep: Path | None = None
-    """A folder for what the Markdown file shows of each result."""
+    """A folder for what the Markdown file shows of each result; of an experiment one preset is kept."""
     images: Path = Path("docs/images")
     """Where the figures of kept results go."""
 
@@ -77,7 +79,7 @@ def page(found: Sequence[tuple[Path, Result]]) -> str:
             parts.append(ReportTable("Claims", tables.claim_rows(result)))
             parts.append(ReportText("What was computed, and why", "\n\n".join(notes)))
         if result.values:
-            parts.append(ReportTable("The paper's numbers beside ours", tables.value_rows(result)))
+            parts.append(ReportTable(tables.value_title(result), tables.value_rows(result)))
         for figure in result.figures:
             parts.append(ReportFigure(tables.titled(figure), folder / figure.file))
         for table in result.tables:
@@ -109,13 +111,18 @@ def main(arguments: Sequence[str] | None = None) -> None:
     config = parse(arguments)
     try:
         found = find(config.runs)
+        twice = [one.experiment for (_, one), (_, other) in pairwise(found) if one.experiment == other.experiment]
+        if twice and config.keep is not None:
+            raise InputError(f"--keep: RUNS hold {twice[0]} twice, and one preset of an experiment is kept")
         config.output.parent.mkdir(parents=True, exist_ok=True)
         config.output.write_text(page(found), encoding="utf-8")
-        if config.readme is not None:
-            rewrite(config.readme, tables.readme_tables([result for _, result in found]))
         if config.keep is not None:
             for folder, result in found:
                 keep(folder, result, config.keep, config.images)
+            found = find([config.keep])  # those of earlier runs, too
+        if config.readme is not None:
+            images = Path(os.path.relpath(config.images, config.readme.parent)).as_posix()
+            rewrite(config.readme, tables.readme_tables([result for _, result in found], images))
     except (Exception, KeyboardInterrupt) as error:
         sys.exit(end("report", error))
     print(config.output)

@@ -9,7 +9,7 @@ what is unimportant or irrelevant. ROUGE stands beside. PPO and DPO are trained 
         A 0.85M-parameter model and XSum's articles, cut to 16 words, both packaged. The model is too small to have
         learnt to read, so before SFT it repeats passages. The labeller is ROUGE against the reference, over the SFT
         model's own samples; judge (S) is the share of the document's content words, weighted by rarity, that a summary
-        has, (C) the same as an F-measure. Two CPU cores, about 8 minutes. Text is garbled at this size: it shows the
+        has, (C) the same as an F-measure. Two CPU cores, about 6 minutes. Text is garbled at this size: it shows the
         methods, not fluency.
     python -m experiments.tldr_summarization --preset gpu --output-dir runs/tldr-gpu
         The same data with SmolLM2-135M-Instruct, packaged: one GPU, about an hour. It has not been run.
@@ -96,7 +96,7 @@ PRESETS = {
 
 def run(study: Study, output: Path, name: str) -> Result:
     """All stages, the verdicts, the report."""
-    if not (output / "verdicts.sqlite").exists():  # where all is judged already, no key is needed
+    if not _results.finished(output, name):  # to report again what is judged, no key is needed
         check_judges(study.judging)
     console = Console()
     stages = Stages(output / "stages", console=console)

@@ -39,9 +39,8 @@ def end(program: str, error: BaseException, flags: Iterable[str] = _OF_RECIPES) 
         return complain(program, str(error), BAD_INPUT)
     if isinstance(error, KeyboardInterrupt):
         return complain(program, "interrupted", INTERRUPTED)
-    if (
-        isinstance(error, OSError) and error.filename is not None
-    ):  # a folder that cannot be written, a disk that is full
+    # A folder that cannot be written, a disk that is full.
+    if isinstance(error, OSError) and error.filename is not None:
         return complain(program, f"{error.filename}: {error.strerror}", BAD_INPUT)
     # By name: jax is not imported for it. Before memory: a full disk may be called an exhausted resource too.
     known = any(kind.__name__ in ("TrainingError", "EndpointError") for kind in type(error).__mro__)

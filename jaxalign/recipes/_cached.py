@@ -43,7 +43,8 @@ def attach_trunk(
       base: its frozen parameters, from the same call.
       examples: the tokenised records.
       mesh: where to compute.
-      batch_size: examples computed at a time (all devices together).
+      batch_size: rows computed at a time (all devices together); a row is as long as the longest example, and holds
+        as many as fit.
       on_progress: called as ``on_progress(done, total)``, in examples.
     """
     trunk = _map_examples(
@@ -70,7 +71,8 @@ def example_log_probs(
       examples: the tokenised records.
       temperature: the softmax temperature of the model scored.
       mesh: where to compute; all devices by default.
-      batch_size: examples computed at a time (all devices together).
+      batch_size: rows computed at a time (all devices together); a row is as long as the longest example, and holds
+        as many as fit.
       base: the frozen part.
       on_progress: called as ``on_progress(done, total)``, in examples.
     """

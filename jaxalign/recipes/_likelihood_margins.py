@@ -32,7 +32,7 @@ def likelihood_margins(
       config, params: the model.
       examples: tokenised records with pairs.
       average: compare means a token instead of sums: of answers of different length the longer loses nothing by it.
-      mesh, batch_size: where, and how many examples at a time.
+      mesh, batch_size: where, and how many rows at a time, each of as many examples as fit.
       on_progress: called as ``on_progress(done, total)``, in examples.
     """
     rows = example_log_probs(config, params, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress)

@@ -121,7 +121,7 @@ def moments(
     Args:
       config, params: the reward model.
       examples: tokenised records.
-      mesh, batch_size: where, and how many examples at a time.
+      mesh, batch_size: where, and how many rows at a time, each of as many examples as fit.
       on_progress: called as ``on_progress(done, total)``, in examples.
     """
     scores = example_scores(config, params, examples, mesh=mesh, batch_size=batch_size, on_progress=on_progress)

@@ -121,7 +121,7 @@ def test_the_hosts_memory_is_told_apart():
 
 
 @pytest.mark.parametrize("error", [ValueError("shapes do not match"), RuntimeError("INTERNAL: something else")])
-def test_other_errors_are_notout_of_memory(error):
+def test_other_errors_are_not_out_of_memory(error):
     assert out_of_memory(error) is None
 
 

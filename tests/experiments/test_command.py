@@ -59,6 +59,11 @@ def ended(main, *arguments):
     return stop.value.code
 
 
+def test_the_experiments_of_the_readme_are_tested_here():
+    readme = (Path(__file__).parents[2] / "experiments" / "README.md").read_text(encoding="utf-8")
+    assert sorted(re.findall(r"^\| \[`(\w+)`\]\(\1\.py\)", readme, re.MULTILINE)) == EXPERIMENTS
+
+
 @pytest.mark.parametrize("name", EXPERIMENTS)
 def test_help_lists_what_every_experiment_takes_above_its_presets_fields(name, capsys):
     experiment = importlib.import_module(f"experiments.{name}")
@@ -121,7 +126,7 @@ def test_a_dry_run_runs_nothing(tmp_path, capsys, monkeypatch):
     assert not list(tmp_path.iterdir())
 
 
-@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+@pytest.mark.parametrize(("sent", "status"), [(signal.SIGINT, 130), (signal.SIGTERM, 130)])
 def test_a_stopped_one_says_that_the_same_command_goes_on(tmp_path, capsys, sent, status):
     seen = []
 

@@ -1,5 +1,6 @@
 """Results of experiments: kept and read back, verdicts by interval and seeds, the page and the tables made of them."""
 
+import dataclasses
 import json
 
 import numpy as np
@@ -141,7 +142,8 @@ def test_the_page_and_the_tables(tmp_path, capsys):
     readme = tmp_path / "README.md"
     readme.write_text(f"before\n\n{report.BEGIN}\nwhat stood here\n{report.END}\n\nafter\n")
     page = tmp_path / "out" / "report.html"
-    report.main([str(runs), "--output", str(page), "--readme", str(readme)])
+    flags = ["--output", str(page), "--readme", str(readme), "--images", str(tmp_path / "images")]
+    report.main([str(runs), *flags])
     text = page.read_text()
     for words in (
         "Sentiment &lt;b&gt;",
@@ -162,11 +164,11 @@ def test_the_page_and_the_tables(tmp_path, capsys):
         "| win rate | 61 % | 0.5 [0.4, 0.6] | 3 |",
         "S: a scorer",
         "kept rows (table 2):",
-        "(../docs/images/imdb.png)",
+        "(images/imdb.png)",
     ):
         assert words in tables
     assert "rows (table 1)" not in tables
-    report.main([str(runs / "imdb"), "--output", str(page), "--readme", str(readme)])
+    report.main([str(runs / "imdb"), *flags])
     assert readme.read_text() == tables
 
 
@@ -202,6 +204,29 @@ def test_kept_results_need_no_run(tmp_path):
     (runs / "curve.png").unlink()
     with pytest.raises(InputError, match=r"result of imdb: there is no figure .*curve\.png"):
         _results.keep(runs, _results.load(runs), kept, images)
+
+
+def test_what_was_kept_before_stays_on_the_page(tmp_path, capsys):
+    """A run of some experiments replaces theirs; two presets of one are not kept under one name."""
+    kept, readme = tmp_path / "kept", tmp_path / "README.md"
+    readme.write_text(f"{report.BEGIN}\n{report.END}\n")
+    flags = ["--output", str(tmp_path / "r.html"), "--keep", str(kept), "--images", str(tmp_path / "images")]
+    for name in ("imdb", "tldr"):
+        (tmp_path / name).mkdir()
+        _results.save(tmp_path / name, dataclasses.replace(result(tmp_path / name), experiment=name))
+        report.main([str(tmp_path / name), *flags, "--readme", str(readme)])
+    assert readme.read_text().count("### Sentiment") == 2
+    capsys.readouterr()
+    with pytest.raises(SystemExit):
+        report.main([str(tmp_path / "imdb"), str(kept), *flags])
+    assert capsys.readouterr().err == "report: --keep: RUNS hold imdb twice, and one preset of an experiment is kept\n"
+
+
+def test_a_preset_is_finished_where_its_own_result_lies(tmp_path):
+    assert not _results.finished(tmp_path, "mini")
+    _results.save(tmp_path, result(tmp_path))
+    assert _results.finished(tmp_path, "mini")
+    assert not _results.finished(tmp_path, "paper")
 
 
 def test_the_readme_is_written_from_the_kept_results():
