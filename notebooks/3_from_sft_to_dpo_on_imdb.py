@@ -39,6 +39,7 @@ from rich.console import Console
 
 sys.path[:0] = [".", ".."]  # the repository, seen from itself or from notebooks/
 from experiments import _sentiment as study_parts
+from experiments._sentiment_training import demonstrations
 from experiments._stages import Stages
 from experiments.assets import glassllm, movie_reviews, sentiment, smollm2
 from experiments.assets.prompts import prefix_prompts
@@ -108,7 +109,7 @@ assert good > bad
 # with a cosine. `likelihood_objective` is the whole method.
 
 # %%
-windows = study_parts.demonstrations(tokenizer, reviews.sft.texts, study)
+windows = demonstrations(tokenizer, reviews.sft.texts, study)
 print(len(windows), "windows, such as", repr(tokenizer.decode(windows[0].tokens.tolist())[:80]))
 sft_losses = []
 start = base

@@ -155,7 +155,8 @@ def test_the_models_likelihood_is_judged_on_held_out_outputs(flags, rows, shell,
     monkeypatch.setattr(Watchdog, "wait_for", lambda self, what, *, slow=False: waits.append((what, slow)))
     status, _, errors = shell(*flags("--eval-dataset", path, "--dataset-limit", 5))
     assert status == 0, errors
-    done = ["", ", 4 of 8 done", ", 8 of 8 done"]  # a batch of them has a time of its own
+    # A batch of them has a time of its own: four rows, in one of which are two.
+    done = ["", ", 5 of 8 done", ", 8 of 8 done"]
     assert waits[-3:] == [(f"held-out outputs to be compared{so_far}", True) for so_far in done]
     assert "rows_read 5, examples 5" in errors
     assert "rows_read 9, examples 9" in errors

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 
 import pytest
 
@@ -32,6 +33,13 @@ def counts(folder, axis="overall"):
     return {outcome: found[outcome] for outcome in ("win", "tie", "lose", "invalid")}
 
 
+def begun(errors):
+    """What is said behind the line with which the judging begins."""
+    first, rest = errors.split("\n", 1)
+    assert re.fullmatch(r"judging: \d+ comparisons", first)
+    return rest
+
+
 def length(prompts, completions):
     return [len(text) for text in completions]
 
@@ -43,7 +51,7 @@ def test_a_reward_compares(shell, pairs, tmp_path):
     out = tmp_path / "out"
     arguments = ("judge", "run", "--judge", "reward", "--model", LENGTH, "--pairs", pairs, "--output-dir", out)
     status, output, errors = shell(*arguments)
-    assert (status, errors) == (0, "")
+    assert (status, begun(errors)) == (0, "")
     assert "overall: first against second: 6 won, 3 tied, 0 lost, 0 invalid; win rate 83.3 [" in output
     rate = comparisons(out)[0]["win_rate"]
     assert rate["estimate"] == pytest.approx(7.5 / 9)
@@ -106,7 +114,7 @@ def test_an_endpoint_compares_and_a_rerun_asks_nothing(shell, pairs, tmp_path):
             "--prompt-price", "1", "--completion-price", "10",
         )  # fmt: skip
         status, output, errors = shell(*arguments)
-        assert (status, errors) == (0, "")
+        assert (status, begun(errors)) == (0, "")
         summary = json.loads((out / "summary.json").read_text())
         assert [row["axis"] for row in summary["comparisons"]] == ["accuracy", "coverage"]
         for axis in ("accuracy", "coverage"):
@@ -133,7 +141,9 @@ def test_an_endpoint_that_stays_away_fails_in_one_line_and_keeps_what_it_gave(sh
         )  # fmt: skip
         status, _, errors = shell(*arguments)
         assert status == 1
-        assert errors.startswith(f"jaxalign: m at {server.url}: 1 of 9 comparisons have no verdict; the last reason:")
+        assert begun(errors).startswith(
+            f"jaxalign: m at {server.url}: 1 of 9 comparisons have no verdict; the last reason:"
+        )
         assert [row["prompt"] for row in rows(out)] == [p["prompt"] for p in PAIRS if "item-4 " not in p["prompt"]]
         assert json.loads((out / "summary.json").read_text())["without_verdict"] == 1
         shell(*arguments)
@@ -151,7 +161,7 @@ def test_a_local_model_compares(judge, shell, pairs, model, tmp_path):
     flags = ("--model", model, "--pairs", pairs, "--output-dir", tmp_path / "out", "--prompts", prompts)
     flags += ("--max-tokens", "2") if judge == "sampled" else ()
     status, _, errors = shell("judge", "run", "--judge", judge, *flags)
-    assert (status, errors) == (0, "")
+    assert (status, begun(errors)) == (0, "")
     found = counts(tmp_path / "out")
     assert sum(found.values()) == 9
     assert (found["invalid"] == 0) == (judge == "likelihood")
@@ -185,7 +195,7 @@ def test_every_two_systems_of_a_row_are_compared_as_a_study_compares_them(shell,
     out = tmp_path / "out"
     flags = ("judge", "run", "--judge", "reward", "--model", LENGTH, "--pairs", path, "--output-dir", out)
     status, output, errors = shell(*flags)
-    assert (status, errors) == (0, "")
+    assert (status, begun(errors)) == (0, "")
     found = [(row["method"], row["against"], row["win"], row["tie"], row["lose"]) for row in comparisons(out)]
     assert found == [
         ("x", "y", 0, 0, 1), ("x", "z", 0, 1, 1), ("y", "z", 0, 0, 1), ("chosen", "rejected", 0, 0, 1)
@@ -211,7 +221,7 @@ def test_a_refused_comparison_is_invalid_with_its_reason_and_asked_once(shell, p
         )  # fmt: skip
         for _ in range(2):
             status, output, errors = shell(*flags)
-            assert (status, errors) == (0, "")
+            assert (status, begun(errors)) == (0, "")
             assert ", 1 invalid; win rate" in output
         assert sum(server.asked.values()) == 9
     (row,) = (row for row in rows(out) if row["outcome"] == "invalid")

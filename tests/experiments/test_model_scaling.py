@@ -68,7 +68,7 @@ def test_reviews_at_two_sizes(tmp_path, sizes, capsys):
         f"{count_parameters(models.load_pretrained(size)[1]):,}" for size in sizes
     ]
     assert list(rows[0]) == ["parameters", *ROWS]
-    assert all(0 <= rows[1][method].estimate <= 1 for method in ROWS)  # the judge's probabilities
+    assert all(0 <= rows[1][method].value.estimate <= 1 for method in ROWS)  # the judge's probabilities
     assert [len(claim.by_seed) for claim in first.claims] == [1] * 6
     assert (output / "scaling.svg").stat().st_size > 0
     assert _results.load(output).seeds == 1
@@ -96,16 +96,19 @@ def test_other_numbers_have_other_checkpoints(tmp_path, sizes, monkeypatch):
 
     monkeypatch.setattr(model_scaling, "train", reached)
     scaling = dataclasses.replace(
-        PRESETS["gpu"], sizes=sizes, ladder=ReviewsLadder(study=study_in(tmp_path)), training=TRAINING, scale=Scale()
+        PRESETS["gpu"], sizes=sizes, ladder=ReviewsLadder(study=study_in(tmp_path)), training=TRAINING
     )
     directories = []
-    for changes in ({}, {"training": dataclasses.replace(TRAINING, pretraining_weight=3.0)}, {
-        "scale": Scale(dtype="bfloat16")
-    }, {"scale": Scale(accumulation=2)}):  # fmt: skip
+    weight = {"training": dataclasses.replace(TRAINING, pretraining_weight=3.0)}
+    for changes, scale in (
+        ({}, {}), (weight, {}), ({}, {"dtype": "bfloat16"}), ({}, {"accumulation": 2}), ({}, {"checkpoints": False})
+    ):  # fmt: skip
+        computed = Scale(**{"checkpoints": True} | scale)
         with pytest.raises(Reached) as found:
-            run(dataclasses.replace(scaling, **changes), tmp_path / "out", "gpu")
+            run(dataclasses.replace(scaling, scale=computed, **changes), tmp_path / "out", "gpu")
         directories.append(found.value.args[0])
-    plain, weighted, rounded, in_parts = directories
+    plain, weighted, rounded, in_parts, without = directories
+    assert without is None
     assert len({plain, weighted, rounded}) == 3
     assert in_parts == plain
     assert plain.parent == tmp_path / "out" / "runs"

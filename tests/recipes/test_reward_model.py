@@ -237,7 +237,7 @@ def test_every_batch_that_is_scored_has_a_time_of_its_own(folder, waits):
     demonstrations, held_out = "demonstrations to be scored", "held-out pairs to be scored"
     assert waits[-6:] == [
         (demonstrations, True),
-        (f"{demonstrations}, 4 of 8 done", True),
+        (f"{demonstrations}, 5 of 8 done", True),  # four rows, in one of which are two
         (f"{demonstrations}, 8 of 8 done", True),
         (f"{folder}/run/final to be written", True),
         (held_out, True),
