@@ -9,6 +9,7 @@ from rich.console import Console
 from experiments import _hindsight_report as report_files
 from experiments._command import FirstBatch
 from experiments._hindsight import BASE, METHODS, RLHF_ROW, RLHFRuns, Scale, Training, chains_of, train, with_trunk
+from experiments._hindsight_result import COH
 from experiments._hindsight_tasks import Measured, Task
 from experiments._stages import JSON, Report, Stages, digest
 from jaxalign import data, models
@@ -126,8 +127,8 @@ def run_table(
 
 
 def first_batch(task: Task, table: Table, note: str = "") -> FirstBatch:
-    """The examples of the first update of the table's last method, with its first seed."""
-    name = table.methods[-1]
+    """The examples of the first update of Chain of Hindsight (of the last method, where it is none), first seed."""
+    name = COH if COH in table.methods else table.methods[-1]
     chains = chains_of(
         task.records, task.tokenizer, METHODS[name], table.training,
         templates=task.templates, kind=task.kind, seed=table.seeds[0],

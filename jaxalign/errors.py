@@ -40,5 +40,7 @@ def nearest_path(path: str | Path) -> str:
         entries = [entry.name for entry, _ in zip(missing.parent.iterdir(), range(MOST_ENTRIES), strict=False)]
     except (OSError, ValueError):  # no such folder, no permission, a name no system takes
         return ""
+    kind = missing.suffix.lower()  # verdicts.sqlite is not meant by verdicts.jsonl, verdicts.json may be
+    entries = [name for name in entries if not kind or difflib.get_close_matches(kind, [Path(name).suffix.lower()])]
     near = nearest(missing.name, sorted(name for name in entries if not name.startswith(".")))
     return "" if near is None or not missing.name else f"; did you mean {Path(path).parent / near}?"

@@ -23,6 +23,9 @@ def test_the_nearest_file_of_the_same_folder(tmp_path):
     (tmp_path / "pairs.jsonl").touch()
     (tmp_path / ".pair.jsonl").touch()
     assert nearest_path(tmp_path / "pair.jsonl") == f"; did you mean {tmp_path}/pairs.jsonl?"
+    assert nearest_path(tmp_path / "pairs.json") == f"; did you mean {tmp_path}/pairs.jsonl?"
+    assert nearest_path(tmp_path / "pairs.sqlite") == ""  # of another kind
+    assert nearest_path(tmp_path / "pairs") == f"; did you mean {tmp_path}/pairs.jsonl?"
     assert nearest_path(tmp_path / "other.csv") == ""
     assert nearest_path(tmp_path / "no-folder" / "pair.jsonl") == ""
     assert nearest_path("\0") == ""

@@ -77,6 +77,8 @@ def run(config: EvaluateConfig) -> None:
         raise InputError(f"--completions: two files are called {max(names, key=names.count)!r}: write NAME=FILE")
     references = None if config.references is None else measures.read_references(config.references, files)
     pairs = [pair for spec in config.verdicts for pair in _read_verdicts(spec)]
+    if config.run is None and not files and not pairs:
+        raise InputError("--verdicts: there is no verdict in these files")
     page = _Page(config.output_dir)
     if config.run is not None:
         _add_run(page, config.run, config.seed)
@@ -102,6 +104,9 @@ def _read_verdicts(spec: str) -> list[Any]:
     from jaxalign import data, evaluation
 
     judge, path = measures.name_and_path(spec)
+    if Path(path).is_file() and not Path(path).stat().st_size:  # a study that nobody has answered yet exports this
+        print(f"jaxalign: --verdicts: {path} holds no verdict yet: left out", file=sys.stderr)
+        return []
     return evaluation.read_judged(data.load_records(path), judge=judge or "")
 
 

@@ -119,6 +119,20 @@ def verdicts(tmp_path):
     )
 
 
+def test_a_study_that_nobody_has_answered_is_left_out(shell, tmp_path):
+    """It exports a file without a line."""
+    empty = tmp_path / "nobody.jsonl"
+    empty.touch()
+    out = tmp_path / "out"
+    status, _, errors = shell("evaluate", "--verdicts", verdicts(tmp_path), f"people={empty}", "--output-dir", out)
+    assert (status, errors) == (0, f"jaxalign: --verdicts: {empty} holds no verdict yet: left out\n")
+    assert {row["judge"] for row in rows_of(out / "win_rates.csv")} == {"J", "K"}
+    status, _, errors = shell("evaluate", "--verdicts", empty, "--output-dir", tmp_path / "none")
+    assert status == 2
+    assert errors.endswith("jaxalign: --verdicts: there is no verdict in these files\n")
+    assert not (tmp_path / "none").exists()
+
+
 def test_verdicts_become_rates_tables_and_figures(evaluate, tmp_path):
     out, _ = evaluate("--verdicts", verdicts(tmp_path), "--ties", "exclude")
     rates = {(row["method"], row["judge"], row["temperature"]): row for row in rows_of(out / "win_rates.csv")}
