@@ -27,6 +27,7 @@ from experiments._stages import Report
 from jaxalign import models
 from jaxalign.data import FeedbackPrompts
 from jaxalign.recipes import PreferenceObjective
+from jaxalign.training import read_rows
 
 __all__ = ["PIPELINES", "Comparison", "Part", "Pipeline", "Point", "Run", "inputs_of", "run_pipeline"]
 
@@ -260,8 +261,7 @@ class _Most:
 
 
 def _part(stage: str, metrics: Path, held_bytes: int, rollout_passes: int) -> Part:
-    rows = [json.loads(line) for line in metrics.read_text(encoding="utf-8").splitlines()]
-    updates = [row for row in rows if "loss" in row]
+    updates = [row for row in read_rows(metrics) if "loss" in row]
     tokens = sum(int(row["tokens"]) for row in updates)
     return Part(
         stage=stage,

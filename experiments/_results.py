@@ -257,8 +257,11 @@ def _write(path: Path, value: dict[str, Any]) -> Path:
 
 
 def finished(output: Path, preset: str) -> bool:
-    """Whether this preset came to its end here before."""
-    return (output / _FILE).is_file() and load(output).preset == preset
+    """Whether this preset came to its end here before; a result that cannot be read is to be written again."""
+    try:
+        return load(output).preset == preset
+    except InputError:
+        return False
 
 
 def load(path: Path) -> Result:

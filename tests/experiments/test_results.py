@@ -227,6 +227,8 @@ def test_a_preset_is_finished_where_its_own_result_lies(tmp_path):
     _results.save(tmp_path, result(tmp_path))
     assert _results.finished(tmp_path, "mini")
     assert not _results.finished(tmp_path, "paper")
+    (tmp_path / "result.json").write_text("{")
+    assert not _results.finished(tmp_path, "mini")
 
 
 def test_the_readme_is_written_from_the_kept_results():
